@@ -1,0 +1,131 @@
+// Package policy turns gateway.hcl into one immutable Policy.
+package policy
+
+import (
+	"crypto/x509"
+	"net/netip"
+
+	"github.com/clawpatrol/clawpatrol/secret"
+)
+
+// Policy is a compiled gateway.hcl. It is immutable: a reload makes a new one.
+// The zero Policy has no endpoint, no credential and no profile, and so grants
+// nothing.
+type Policy struct {
+	Gateway   Gateway
+	WireGuard WireGuard
+	DNS       DNS
+	Egress    Egress
+
+	// In file order.
+	Endpoints   []*Endpoint
+	Credentials []*Credential
+	Profiles    []*Profile
+}
+
+// Gateway is the gateway block.
+type Gateway struct {
+	Mode            string // "remote" (the only one so far)
+	StateDir        string
+	Listen          string // public listener, host:port
+	PublicURL       string // https://host:port, no trailing slash
+	DashboardListen string
+	TLSCertFile     string // tls block; empty: the local CA issues the leaf
+	TLSKeyFile      string
+}
+
+// WireGuard is the wireguard block.
+type WireGuard struct {
+	Listen   string         // UDP host:port
+	Endpoint string         // what agent hosts dial, host:port
+	Subnets  []netip.Prefix // one IPv4 and one IPv6 prefix, masked, IPv4 first
+}
+
+// DNS is the dns block.
+type DNS struct {
+	Upstream []netip.AddrPort // empty: the gateway host's resolvers
+}
+
+// Egress is the egress block.
+type Egress struct {
+	DenyUnknown bool             // unknown = "deny"
+	Allow       []netip.Prefix   // exceptions to the private-range refusal
+	AllowExact  []netip.AddrPort // ip:port entries; these also lift the ranges that need an exact one
+}
+
+// Endpoint is a destination the policy names.
+type Endpoint struct {
+	Type        string // "https"
+	Name        string
+	Hosts       []Host
+	Address     netip.AddrPort // where to dial instead of resolving the host; zero: resolve
+	RootCAs     *x509.CertPool // nil: the system's roots
+	PassCookies bool           // cookies = "pass"
+
+	// Fingerprint changes whenever any setting of the endpoint does (the
+	// contents of ca_file included). Pools and live flows compare it.
+	Fingerprint string
+}
+
+// Ref returns "type.name".
+func (e *Endpoint) Ref() string { return e.Type + "." + e.Name }
+
+// Host is one entry of an endpoint's hosts: a canonical host name (lower case,
+// IDNA ASCII form, no trailing dot, no port), "*.example.com" for one label, or
+// the canonical text of an IP address.
+type Host struct {
+	Name string
+	Port uint16
+}
+
+// Credential is what the gateway presents to an endpoint. The secret itself is
+// in the registry, under Ref and one of Slots.
+type Credential struct {
+	Type        string // "bearer", "basic", "header"
+	Name        string
+	Endpoint    *Endpoint
+	Username    string // basic
+	Header      string // header: canonical MIME form
+	Env         string // environment variable `clawpatrol env` exports the placeholder under; may be empty
+	Placeholder string // never empty
+	Wildcard    bool   // reaches the endpoint's wildcard hosts too
+
+	Fingerprint string // changes whenever any setting of the credential does
+}
+
+// Ref returns "type.name".
+func (c *Credential) Ref() string { return c.Type + "." + c.Name }
+
+// Slot is one secret value a credential type needs.
+type Slot struct {
+	Name     string
+	Optional bool
+}
+
+// Profile is a named set of credentials.
+type Profile struct {
+	Name        string
+	Credentials []*Credential
+	Default     bool // pre-ticked at approval; never assigned without one
+}
+
+// Options is what Compile needs from outside the file.
+type Options struct {
+	// Secret resolves {{secret:NAME}}; nil means that every such reference is an
+	// error. It returns a zero Secret where there is none of that name.
+	Secret func(name string) secret.Secret
+}
+
+// Match is what a registration has at one host and port.
+type Match struct {
+	Endpoint *Endpoint
+	Host     string // the concrete host name asked for, canonical; with a wildcard this is not the pattern
+	Port     uint16
+	// Credentials of the registration's profiles for this endpoint and host, in
+	// file order, without duplicates. Never empty unless MissingProfile is set.
+	Credentials []*Credential
+	// MissingProfile names an assigned profile that the policy no longer has.
+	// It is set only for an endpoint that is in the scope for no other reason:
+	// whoever serves the match must fail with "profile_missing".
+	MissingProfile string
+}
