@@ -1,0 +1,143 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base32"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/crypto/bcrypt"
+
+	"github.com/clawpatrol/clawpatrol/dashboard"
+	"github.com/clawpatrol/clawpatrol/policy"
+	"github.com/clawpatrol/clawpatrol/registry"
+)
+
+func gatewayCommand() *cobra.Command {
+	var (
+		setPassword   string
+		resetPassword bool
+		keepApprovals bool
+		jsonLog       bool
+		debug         bool
+	)
+	c := &cobra.Command{
+		Use:   "gateway [flags] [gateway.hcl]",
+		Short: "Run the gateway",
+		Long: `Run the gateway with the policy in gateway.hcl (default: /etc/clawpatrol/gateway.hcl).
+
+SIGHUP, or replacing the file by an atomic rename, reloads the policy. SIGTERM
+stops accepting, lets running actions end, and exits.`,
+		Example: `  clawpatrol gateway /etc/clawpatrol/gateway.hcl
+  pwgen 24 1 | clawpatrol gateway --set-dashboard-password - gateway.hcl`,
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			file := "/etc/clawpatrol/gateway.hcl"
+			if len(args) == 1 {
+				file = args[0]
+			}
+			log := newLogger(c.ErrOrStderr(), jsonLog, debug)
+			switch {
+			case c.Flags().Changed("set-dashboard-password"):
+				return setDashboardPassword(c.Context(), file, setPassword, c.InOrStdin(), c.OutOrStdout(), log)
+			case resetPassword:
+				return resetDashboardPassword(c.Context(), file, keepApprovals, c.OutOrStdout(), log)
+			}
+			g, err := openGateway(c.Context(), file, log)
+			if err != nil {
+				return err
+			}
+			return g.Serve(c.Context())
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&setPassword, "set-dashboard-password", "", "set the dashboard's root password and exit; \"-\" reads it from standard input")
+	f.BoolVar(&resetPassword, "reset-dashboard-password", false, "remove the root password, end all sessions, put registrations back to pending, print a one-time set-up code")
+	f.BoolVar(&keepApprovals, "keep-approvals", false, "with --reset-dashboard-password: leave the registrations as they are")
+	f.BoolVar(&jsonLog, "json", false, "log in JSON")
+	f.BoolVar(&debug, "debug", false, "log more")
+	c.MarkFlagsMutuallyExclusive("set-dashboard-password", "reset-dashboard-password")
+	return c
+}
+
+func newLogger(w io.Writer, asJSON, debug bool) *slog.Logger {
+	opts := &slog.HandlerOptions{Level: slog.LevelInfo}
+	if debug {
+		opts.Level = slog.LevelDebug
+	}
+	if asJSON {
+		return slog.New(slog.NewJSONHandler(w, opts))
+	}
+	return slog.New(slog.NewTextHandler(w, opts))
+}
+
+// openRegistry opens the state that the policy file names, and nothing else.
+func openRegistry(ctx context.Context, file string, log *slog.Logger) (*registry.DB, error) {
+	pol, err := policy.Load(file, policy.Options{})
+	if err != nil {
+		return nil, fmt.Errorf("loading the policy: %w", err)
+	}
+	db, err := registry.Open(ctx, registry.Config{Dir: pol.Gateway.StateDir, Subnets: pol.WireGuard.Subnets, Log: log})
+	if err != nil {
+		return nil, fmt.Errorf("opening the registry: %w", err)
+	}
+	return db, nil
+}
+
+func setDashboardPassword(ctx context.Context, file, password string, stdin io.Reader, stdout io.Writer, log *slog.Logger) (err error) {
+	if password == "-" {
+		line, err := bufio.NewReader(io.LimitReader(stdin, 4096)).ReadString('\n')
+		if err != nil && !errors.Is(err, io.EOF) {
+			return fmt.Errorf("reading the password from standard input: %w", err)
+		}
+		password = strings.TrimRight(line, "\r\n")
+	}
+	if err := dashboard.CheckPassword(password); err != nil {
+		return fmt.Errorf("setting the dashboard password: %w", err)
+	}
+	hash, err := bcrypt.GenerateFromPassword([]byte(password), dashboard.BcryptCost)
+	if err != nil {
+		return fmt.Errorf("hashing the dashboard password: %w", err)
+	}
+	db, err := openRegistry(ctx, file, log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	if err := db.SetRootPasswordHash(ctx, hash, false); err != nil {
+		return fmt.Errorf("storing the dashboard password: %w", err)
+	}
+	fmt.Fprintln(stdout, "dashboard password set; all sessions ended")
+	return nil
+}
+
+func resetDashboardPassword(ctx context.Context, file string, keepApprovals bool, stdout io.Writer, log *slog.Logger) (err error) {
+	db, err := openRegistry(ctx, file, log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	raw := make([]byte, 10)
+	rand.Read(raw)
+	code := base32.StdEncoding.EncodeToString(raw)
+	if err := db.ResetRootPassword(ctx, sha256.Sum256([]byte(code))); err != nil {
+		return fmt.Errorf("removing the dashboard password: %w", err)
+	}
+	if !keepApprovals {
+		if err := db.UnapproveAll(ctx); err != nil {
+			return fmt.Errorf("putting registrations back to pending: %w", err)
+		}
+	}
+	fmt.Fprintf(stdout, "dashboard password removed; all sessions ended\nset-up code: %s\n", code)
+	if !keepApprovals {
+		fmt.Fprintln(stdout, "every registration is pending again")
+	}
+	return nil
+}

@@ -1,0 +1,276 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"sync/atomic"
+	"time"
+
+	"github.com/clawpatrol/clawpatrol/dashboard"
+	"github.com/clawpatrol/clawpatrol/enrolment/public"
+	"github.com/clawpatrol/clawpatrol/policy"
+	"github.com/clawpatrol/clawpatrol/protocols/https"
+	"github.com/clawpatrol/clawpatrol/proxy"
+	"github.com/clawpatrol/clawpatrol/proxy/ca"
+	"github.com/clawpatrol/clawpatrol/proxy/dns"
+	"github.com/clawpatrol/clawpatrol/proxy/egress"
+	"github.com/clawpatrol/clawpatrol/proxy/wireguard"
+	"github.com/clawpatrol/clawpatrol/registry"
+)
+
+// ownLookupTimeout bounds how long a start or reload waits to learn what
+// public_url resolves to.
+const ownLookupTimeout = 3 * time.Second
+
+// gateway is the assembled process: everything open and bound, nothing served
+// yet.
+type gateway struct {
+	file   string
+	log    *slog.Logger
+	policy atomic.Pointer[policy.Policy]
+
+	db       *registry.DB
+	ca       *ca.CA
+	dialer   *egress.Dialer
+	resolver *dns.Resolver
+	https    *https.Handler
+	proxy    *proxy.Proxy
+	tunnel   *wireguard.Tunnel
+
+	public    boundServer
+	dashboard boundServer
+
+	closers []func() error // in the order of opening
+}
+
+// boundServer is a server and the listener it will serve.
+type boundServer struct {
+	*http.Server
+	ln net.Listener
+}
+
+// openGateway opens and binds everything that file asks for, in order, and
+// undoes what it did when a step fails.
+func openGateway(ctx context.Context, file string, log *slog.Logger) (_ *gateway, err error) {
+	g := &gateway{file: file, log: log}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, g.close())
+		}
+	}()
+
+	if err := policy.CheckFile(file); err != nil {
+		return nil, fmt.Errorf("checking the policy file: %w", err)
+	}
+	pol, err := policy.Load(file, policy.Options{})
+	if err != nil {
+		return nil, fmt.Errorf("loading the policy: %w", err)
+	}
+	g.policy.Store(pol)
+
+	if g.db, err = registry.Open(ctx, registry.Config{Dir: pol.Gateway.StateDir, Subnets: pol.WireGuard.Subnets, Log: log}); err != nil {
+		return nil, fmt.Errorf("opening the registry: %w", err)
+	}
+	g.onClose(g.db.Close)
+
+	if g.ca, err = ca.Open(ca.Config{Dir: pol.Gateway.StateDir + "/ca"}); err != nil {
+		return nil, fmt.Errorf("opening the local CA: %w", err)
+	}
+
+	g.dialer = egress.New(g.egressRules(ctx, pol))
+	g.onClose(g.dialer.Close)
+
+	g.resolver = dns.New(dns.Config{
+		Virtual:  g.db.VirtualAddresses,
+		Upstream: func() []netip.AddrPort { return g.policy.Load().DNS.Upstream },
+		Log:      log,
+	})
+
+	if g.https, err = https.New(https.Config{CA: g.ca, Dialer: g.dialer, Log: log}); err != nil {
+		return nil, fmt.Errorf("preparing the HTTPS handler: %w", err)
+	}
+	g.onClose(func() error { g.https.Close(); return nil })
+
+	g.proxy, err = proxy.New(proxy.Config{
+		Registry: g.db,
+		Policy:   pol,
+		Dialer:   g.dialer,
+		Resolver: g.resolver,
+		Handlers: map[string]proxy.Handler{"https": g.https},
+		Log:      log,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("preparing the data path: %w", err)
+	}
+
+	key, err := g.db.WireGuardKey(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("opening the WireGuard key: %w", err)
+	}
+	g.tunnel, err = wireguard.Open(wireguard.Config{
+		PrivateKey: key,
+		Listen:     pol.WireGuard.Listen,
+		Admit:      g.proxy.Admit,
+		TCP:        g.proxy.TCP,
+		UDP:        g.proxy.UDP,
+		Echo:       g.proxy.Echo,
+		Log:        log,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("opening the tunnel: %w", err)
+	}
+	g.onClose(g.tunnel.Close)
+	g.proxy.SetTunnel(g.tunnel)
+
+	if g.public, err = g.openPublic(ctx, pol); err != nil {
+		return nil, err
+	}
+	if g.dashboard, err = g.openDashboard(ctx, pol); err != nil {
+		return nil, err
+	}
+	return g, nil
+}
+
+func (g *gateway) onClose(f func() error) { g.closers = append(g.closers, f) }
+
+// close undoes openGateway, last opened first.
+func (g *gateway) close() error {
+	var errs []error
+	for i := len(g.closers) - 1; i >= 0; i-- {
+		errs = append(errs, g.closers[i]())
+	}
+	g.closers = nil
+	return errors.Join(errs...)
+}
+
+// openPublic binds the listener that agent hosts enrol through.
+func (g *gateway) openPublic(ctx context.Context, pol *policy.Policy) (boundServer, error) {
+	h, err := public.New(public.Config{
+		Registry:           g.db,
+		Policy:             g.policy.Load,
+		Version:            version,
+		CAFingerprint:      g.ca.Fingerprint(),
+		CAPEM:              g.ca.CertPEM(),
+		WireGuardPublicKey: g.tunnel.PublicKey(),
+		WireGuardEndpoint:  pol.WireGuard.Endpoint,
+		MTU:                g.tunnel.MTU(),
+		Log:                g.log,
+	})
+	if err != nil {
+		return boundServer{}, fmt.Errorf("preparing the public listener: %w", err)
+	}
+	certificate := g.leafFor(urlHost(pol.Gateway.PublicURL))
+	if pol.Gateway.TLSCertFile != "" {
+		pair, err := tls.LoadX509KeyPair(pol.Gateway.TLSCertFile, pol.Gateway.TLSKeyFile)
+		if err != nil {
+			return boundServer{}, fmt.Errorf("loading the certificate for %s: %w", pol.Gateway.PublicURL, err)
+		}
+		certificate = func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return &pair, nil }
+	}
+	ln, err := g.listen(ctx, "the public listener", pol.Gateway.Listen, certificate)
+	return boundServer{public.Server(h), ln}, err
+}
+
+// openDashboard binds the operators' listener: plain HTTP on loopback only.
+func (g *gateway) openDashboard(ctx context.Context, pol *policy.Policy) (boundServer, error) {
+	addr := pol.Gateway.DashboardListen
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return boundServer{}, fmt.Errorf("reading dashboard.listen %q: %w", addr, err)
+	}
+	var certificate certificateFunc
+	if ip, err := netip.ParseAddr(host); host != "localhost" && (err != nil || !ip.IsLoopback()) {
+		certificate = g.leafFor(host)
+	}
+	ln, err := g.listen(ctx, "the dashboard", addr, certificate)
+	if err != nil {
+		return boundServer{}, err
+	}
+	h, err := dashboard.New(dashboard.Config{
+		Registry: g.db,
+		Policy:   g.policy.Load,
+		Listen:   addr,
+		TLS:      certificate != nil,
+		Log:      g.log,
+	})
+	if err != nil {
+		return boundServer{}, fmt.Errorf("preparing the dashboard: %w", err)
+	}
+	return boundServer{dashboard.Server(h), ln}, nil
+}
+
+type certificateFunc = func(*tls.ClientHelloInfo) (*tls.Certificate, error)
+
+// leafFor serves a leaf of the local CA for host, or, where host is empty or
+// unspecified, for the address the connection came in on.
+func (g *gateway) leafFor(host string) certificateFunc {
+	ip, err := netip.ParseAddr(host)
+	if host != "" && (err != nil || !ip.IsUnspecified()) {
+		return func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return g.ca.Leaf(host) }
+	}
+	return func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+		local, err := netip.ParseAddrPort(hello.Conn.LocalAddr().String())
+		if err != nil {
+			return nil, fmt.Errorf("reading the connection's own address: %w", err)
+		}
+		return g.ca.Leaf(local.Addr().Unmap().WithZone("").String())
+	}
+}
+
+// listen binds addr, with TLS where certificate is given.
+func (g *gateway) listen(ctx context.Context, what, addr string, certificate certificateFunc) (net.Listener, error) {
+	ln, err := new(net.ListenConfig).Listen(ctx, "tcp", addr)
+	if err != nil {
+		return nil, fmt.Errorf("binding %s: %w", what, err)
+	}
+	if certificate != nil {
+		ln = tls.NewListener(ln, &tls.Config{
+			MinVersion:     tls.VersionTLS12,
+			NextProtos:     []string{"h2", "http/1.1"},
+			GetCertificate: certificate,
+		})
+	}
+	g.onClose(func() error {
+		if err := ln.Close(); !errors.Is(err, net.ErrClosed) {
+			return err
+		}
+		return nil
+	})
+	return ln, nil
+}
+
+// egressRules derives what the dialer may reach. The addresses that public_url
+// resolves to are the gateway's own, even where NAT hides them from its
+// interfaces.
+func (g *gateway) egressRules(ctx context.Context, pol *policy.Policy) egress.Rules {
+	host := urlHost(pol.Gateway.PublicURL)
+	ctx, cancel := context.WithTimeout(ctx, ownLookupTimeout)
+	defer cancel()
+	own, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+	if err != nil {
+		g.log.Warn("public_url does not resolve here: agents are kept from the gateway's interface addresses only", "host", host, "err", err)
+	}
+	return egress.Rules{
+		Allow:       pol.Egress.Allow,
+		AllowExact:  pol.Egress.AllowExact,
+		Tunnel:      pol.WireGuard.Subnets,
+		Own:         own,
+		DenyUnknown: pol.Egress.DenyUnknown,
+		Upstream:    pol.DNS.Upstream,
+	}
+}
+
+func urlHost(s string) string {
+	u, err := url.Parse(s)
+	if err != nil {
+		return ""
+	}
+	return u.Hostname()
+}

@@ -1,0 +1,83 @@
+// Command clawpatrol is the gateway, and what joins an agent host to one.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+)
+
+// version is set by the linker.
+var version = "dev"
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	code := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
+
+// run executes one command line and returns the exit status: 0 done, 1 failed,
+// 2 wrong usage.
+func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	root := rootCommand()
+	root.SetArgs(args)
+	root.SetIn(stdin)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+
+	// Cobra reports a wrong flag or argument the same way as a failed command;
+	// they differ in that the latter got to run.
+	ran := false
+	root.PersistentPreRun = func(*cobra.Command, []string) { ran = true }
+
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return 0
+	}
+	fmt.Fprintf(stderr, "clawpatrol: %v\n", err)
+	if h := hint(err); h != "" {
+		fmt.Fprintf(stderr, "hint: %s\n", h)
+	}
+	if !ran {
+		return 2
+	}
+	return 1
+}
+
+func rootCommand() *cobra.Command {
+	root := &cobra.Command{
+		Use:           "clawpatrol",
+		Short:         "Claw Patrol gives agents access without giving them the secrets",
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args:          cobra.NoArgs,
+	}
+	root.AddCommand(
+		gatewayCommand(),
+		validateCommand(),
+		joinCommand(),
+		upCommand(),
+		downCommand(),
+		statusCommand(),
+		leaveCommand(),
+		envCommand(),
+		versionCommand(),
+	)
+	return root
+}
+
+// hint returns the advice an error carries, if any error in its chain has some.
+func hint(err error) string {
+	var h interface{ Hint() string }
+	if errors.As(err, &h) {
+		return h.Hint()
+	}
+	return ""
+}

@@ -1,0 +1,10 @@
+#!/bin/sh
+# Runs every fuzz target of the module for a bounded time each.
+set -eu
+go=$1 each=$2
+"$go" list ./... | while read -r pkg; do
+	for target in $("$go" test -list '^Fuzz' "$pkg" | grep '^Fuzz' || true); do
+		echo "== $pkg $target"
+		"$go" test -run '^$' -fuzz "^$target\$" -fuzztime "$each" "$pkg" </dev/null
+	done
+done
