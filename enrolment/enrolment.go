@@ -127,7 +127,7 @@ func NewJoinCredential() JoinCredential {
 // ParseJoinCredential reads what Encode wrote. The error does not quote it.
 func ParseJoinCredential(s string) (JoinCredential, error) {
 	b, err := base64.RawURLEncoding.DecodeString(s)
-	if err != nil || len(b) != joinCredentialSize {
+	if err != nil || len(b) != joinCredentialSize || base64.RawURLEncoding.EncodeToString(b) != s {
 		return JoinCredential{}, errors.New("not a join credential")
 	}
 	return JoinCredential{secret.New(b)}, nil
@@ -205,12 +205,14 @@ func ParseAuthorization(h http.Header) (Authorization, error) {
 	if err != nil || strconv.FormatInt(ts, 10) != vals[1] {
 		return Authorization{}, errAuthorization
 	}
+	// Decoders are lenient (line breaks, stray trailing bits, upper case): only
+	// the one spelling that Authorize writes is accepted.
 	nonce, err := base64.RawURLEncoding.DecodeString(vals[2])
-	if err != nil || len(nonce) != nonceSize {
+	if err != nil || len(nonce) != nonceSize || base64.RawURLEncoding.EncodeToString(nonce) != vals[2] {
 		return Authorization{}, errAuthorization
 	}
 	sum, err := hex.DecodeString(vals[3])
-	if err != nil || len(sum) != sha256.Size {
+	if err != nil || len(sum) != sha256.Size || hex.EncodeToString(sum) != vals[3] {
 		return Authorization{}, errAuthorization
 	}
 	return Authorization{ID: vals[0], Time: time.Unix(ts, 0), Nonce: vals[2], mac: sum}, nil

@@ -1,0 +1,159 @@
+package public
+
+import (
+	"errors"
+	"net/http"
+	"net/netip"
+	"slices"
+
+	"github.com/clawpatrol/clawpatrol/enrolment"
+	"github.com/clawpatrol/clawpatrol/policy"
+	"github.com/clawpatrol/clawpatrol/registry"
+)
+
+const (
+	// keepalive is WireGuard's persistent keepalive: below the 30 s after which
+	// common NATs forget a UDP mapping.
+	keepalive = 25 // seconds
+
+	retryPending = 2  // seconds until the next poll while someone may be about to approve
+	retrySettled = 15 // seconds otherwise
+)
+
+// proven reads the body, checks the MAC, then the body, which is {} for claim
+// and poll alike. On failure it has answered.
+func (h *handler) proven(w http.ResponseWriter, r *http.Request) (*registry.Registration, bool) {
+	body, ok := readBody(w, r)
+	if !ok {
+		return nil, false
+	}
+	reg, verdict := h.proof.verify(r, body)
+	switch verdict {
+	case proven:
+	case tooOften:
+		w.Header().Set("Retry-After", "60")
+		refuse(w, http.StatusTooManyRequests, "too_many_requests", "too many requests from this registration", "poll at the pace of retry_after")
+		return nil, false
+	default:
+		refuseUnproven(w)
+		return nil, false
+	}
+	if err := decode(body, &struct{}{}); err != nil {
+		refuse(w, http.StatusBadRequest, "bad_request", err.Error(), "")
+		return nil, false
+	}
+	return reg, true
+}
+
+// refuseUnproven is the one answer to every request that does not prove a
+// registration (I10).
+func refuseUnproven(w http.ResponseWriter) {
+	w.Header().Set("WWW-Authenticate", "CP-MAC") // RFC 9110 section 11.6.1
+	refuse(w, http.StatusUnauthorized, "unauthorized", "not the proof of a registration",
+		"it may be unknown, expired or revoked, or this host's clock may be off by more than a minute; join again if it persists")
+}
+
+// claim records the peer's address in the pin and returns what the tunnel needs.
+func (h *handler) claim(w http.ResponseWriter, r *http.Request) {
+	reg, ok := h.proven(w, r)
+	if !ok {
+		return
+	}
+	reg, err := h.Registry.Claim(r.Context(), reg.ID, peer(r))
+	switch {
+	case errors.Is(err, registry.ErrNotFound):
+		refuseUnproven(w) // revoked since the proof
+		return
+	case errors.Is(err, registry.ErrPinSealed):
+		refuse(w, http.StatusConflict, "pin_sealed", "the pin is sealed", "leave and join again to enrol from other addresses")
+		return
+	case errors.Is(err, registry.ErrState):
+		refuse(w, http.StatusConflict, "claim_refused", "this claim is too late, a repetition, or not from the address that started", "leave and join again")
+		return
+	case err != nil:
+		h.Log.Error("claim failed", "err", err)
+		refuse(w, http.StatusInternalServerError, "internal", "the gateway failed; its log says why", "")
+		return
+	}
+	answer(w, http.StatusOK, enrolment.ClaimResponse{
+		Pin:       enrolment.Pin{IPv4: text(reg.Pin.IPv4), IPv6: text(reg.Pin.IPv6)},
+		Addresses: interfaceAddresses(reg),
+		WireGuard: enrolment.ClaimWireGuard{
+			PublicKey: h.pubKey,
+			Endpoint:  h.WireGuardEndpoint,
+			MTU:       h.MTU,
+			Keepalive: keepalive,
+		},
+		DNS:   texts(h.Registry.Resolvers()),
+		CAPEM: string(h.CAPEM),
+		Env:   placeholders(h.Policy(), reg),
+	})
+}
+
+// poll tells where the registration stands.
+func (h *handler) poll(w http.ResponseWriter, r *http.Request) {
+	reg, ok := h.proven(w, r)
+	if !ok {
+		return
+	}
+	resp := enrolment.PollResponse{
+		State:      string(reg.State),
+		Profiles:   append([]string{}, reg.Profiles...),
+		SSHHosts:   []string{},
+		Env:        placeholders(h.Policy(), reg),
+		RetryAfter: retrySettled,
+	}
+	if reg.State == registry.Pending {
+		resp.RetryAfter = retryPending
+	}
+	answer(w, http.StatusOK, resp)
+}
+
+// placeholders maps the environment variables of an approved registration's
+// credentials to their placeholders. Where two credentials name one variable the
+// first in file order has it.
+func placeholders(p *policy.Policy, reg *registry.Registration) map[string]string {
+	if reg.State != registry.Approved || p == nil {
+		return nil
+	}
+	env := make(map[string]string)
+	for _, profile := range p.Profiles {
+		if !slices.Contains(reg.Profiles, profile.Name) {
+			continue
+		}
+		for _, c := range profile.Credentials {
+			if _, taken := env[c.Env]; c.Env != "" && !taken {
+				env[c.Env] = c.Placeholder
+			}
+		}
+	}
+	return env
+}
+
+// interfaceAddresses are the agent's own: the first of each of its ranges, with
+// the range's length.
+func interfaceAddresses(reg *registry.Registration) []string {
+	var out []string
+	for _, p := range []netip.Prefix{reg.Prefix4, reg.Prefix6} {
+		if p.IsValid() {
+			out = append(out, netip.PrefixFrom(p.Masked().Addr().Next(), p.Bits()).String())
+		}
+	}
+	return out
+}
+
+// text is empty for a zero address.
+func text(a netip.Addr) string {
+	if !a.IsValid() {
+		return ""
+	}
+	return a.String()
+}
+
+func texts(addrs []netip.Addr) []string {
+	out := make([]string, 0, len(addrs))
+	for _, a := range addrs {
+		out = append(out, a.String())
+	}
+	return out
+}
