@@ -1,0 +1,134 @@
+package lab
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"time"
+)
+
+// Operator calls the management API as an operator would, from the gateway
+// host's loopback.
+type Operator struct {
+	Password string
+	base     string
+	client   *http.Client
+}
+
+// Registration is what the API says of one.
+type Registration struct {
+	ID            string            `json:"id"`
+	Name          string            `json:"name"`
+	State         string            `json:"state"`
+	UserCode      string            `json:"user_code"`
+	Addresses     []string          `json:"addresses"`
+	Pin           map[string]string `json:"pin"`
+	Profiles      []string          `json:"profiles"`
+	LastHandshake *time.Time        `json:"last_handshake"`
+	BlockedReason string            `json:"blocked_reason"`
+}
+
+// Action is a row of the action log.
+type Action struct {
+	Registration string `json:"registration"`
+	Endpoint     string `json:"endpoint"`
+	Credential   string `json:"credential"`
+	Protocol     string `json:"protocol"`
+	Summary      string `json:"summary"`
+	Verdict      string `json:"verdict"`
+	Reason       string `json:"reason"`
+	Status       string `json:"status"`
+	BytesIn      int64  `json:"bytes_in"`
+	BytesOut     int64  `json:"bytes_out"`
+}
+
+func newOperator(h *Host, addr, password string) *Operator {
+	return &Operator{Password: password, base: "http://" + addr, client: &http.Client{
+		Timeout: 30 * time.Second,
+		Transport: &http.Transport{DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			return h.Dial(ctx, network, addr)
+		}},
+	}}
+}
+
+// Do calls the API. in and out are JSON, or nil. The error quotes the answer.
+func (o *Operator) Do(ctx context.Context, method, path string, in, out any) error {
+	var body io.Reader
+	if in != nil {
+		b, err := json.Marshal(in)
+		if err != nil {
+			return err
+		}
+		body = bytes.NewReader(b)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, o.base+path, body)
+	if err != nil {
+		return err
+	}
+	req.Header.Set("X-Clawpatrol-Secret", o.Password)
+	if in != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	resp, err := o.client.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	answer, err := io.ReadAll(io.LimitReader(resp.Body, 16<<20))
+	if err != nil {
+		return err
+	}
+	if resp.StatusCode/100 != 2 {
+		return fmt.Errorf("%s %s: %s: %s", method, path, resp.Status, bytes.TrimSpace(answer))
+	}
+	if out == nil {
+		return nil
+	}
+	return json.Unmarshal(answer, out)
+}
+
+// Registrations lists them.
+func (o *Operator) Registrations(ctx context.Context) ([]Registration, error) {
+	var list struct{ Items []Registration }
+	return list.Items, o.Do(ctx, "GET", "/api/registrations", nil, &list)
+}
+
+// Registration returns one.
+func (o *Operator) Registration(ctx context.Context, id string) (r Registration, err error) {
+	return r, o.Do(ctx, "GET", "/api/registrations/"+id, nil, &r)
+}
+
+// Approve approves a registration with these profiles.
+func (o *Operator) Approve(ctx context.Context, r Registration, profiles ...string) error {
+	return o.Do(ctx, "POST", "/api/registrations/"+r.ID+"/approve", map[string]any{"profiles": profiles, "user_code": r.UserCode}, nil)
+}
+
+// SetProfiles replaces a registration's profiles.
+func (o *Operator) SetProfiles(ctx context.Context, id string, profiles ...string) error {
+	return o.Do(ctx, "PUT", "/api/registrations/"+id+"/profiles", map[string]any{"profiles": profiles}, nil)
+}
+
+// Block blocks a registration.
+func (o *Operator) Block(ctx context.Context, id, reason string) error {
+	return o.Do(ctx, "POST", "/api/registrations/"+id+"/block", map[string]any{"reason": reason}, nil)
+}
+
+// Revoke ends a registration for good.
+func (o *Operator) Revoke(ctx context.Context, id string) error {
+	return o.Do(ctx, "DELETE", "/api/registrations/"+id, nil, nil)
+}
+
+// SetCredential stores a credential's secret; credential is "type.name".
+func (o *Operator) SetCredential(ctx context.Context, typ, name, value string) error {
+	return o.Do(ctx, "PUT", "/api/credentials/"+typ+"/"+name, map[string]any{"slots": map[string]string{"secret": value}}, nil)
+}
+
+// Actions returns the newest rows of the log.
+func (o *Operator) Actions(ctx context.Context) ([]Action, error) {
+	var list struct{ Items []Action }
+	return list.Items, o.Do(ctx, "GET", "/api/actions?limit=500", nil, &list)
+}
