@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"time"
@@ -131,4 +132,76 @@ func (o *Operator) SetCredential(ctx context.Context, typ, name, value string) e
 func (o *Operator) Actions(ctx context.Context) ([]Action, error) {
 	var list struct{ Items []Action }
 	return list.Items, o.Do(ctx, "GET", "/api/actions?limit=500", nil, &list)
+}
+
+// Text returns what a GET of path answers, page or API.
+func (o *Operator) Text(ctx context.Context, path string) (string, error) {
+	req, err := http.NewRequestWithContext(ctx, "GET", o.base+path, nil)
+	if err != nil {
+		return "", err
+	}
+	req.Header.Set("X-Clawpatrol-Secret", o.Password)
+	resp, err := o.client.Do(req)
+	if err != nil {
+		return "", err
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(resp.Body, 16<<20))
+	if err == nil && resp.StatusCode != http.StatusOK {
+		err = fmt.Errorf("GET %s: %s", path, resp.Status)
+	}
+	return string(b), err
+}
+
+// Anonymous calls a route with no credential but, where it is not empty, a
+// password to try.
+func (o *Operator) Anonymous(ctx context.Context, method, path, password string) (status int, location string, err error) {
+	header := http.Header{}
+	if password != "" {
+		header.Set("X-Clawpatrol-Secret", password)
+	}
+	resp, err := o.raw(ctx, method, path, "", header, nil)
+	if err != nil {
+		return 0, "", err
+	}
+	return resp.StatusCode, resp.Header.Get("Location"), nil
+}
+
+// Forged calls a route with the right password, from where no operator's call
+// comes from.
+func (o *Operator) Forged(ctx context.Context, method, path, host string, header http.Header) (status int, err error) {
+	h := http.Header{"X-Clawpatrol-Secret": {o.Password}}
+	maps.Copy(h, header)
+	resp, err := o.raw(ctx, method, path, host, h, nil)
+	if err != nil {
+		return 0, err
+	}
+	return resp.StatusCode, nil
+}
+
+// Login tries a password.
+func (o *Operator) Login(ctx context.Context, password string) (status int, err error) {
+	b, err := json.Marshal(map[string]string{"password": password})
+	if err != nil {
+		return 0, err
+	}
+	resp, err := o.raw(ctx, "POST", "/api/login", "", http.Header{"Content-Type": {"application/json"}}, bytes.NewReader(b))
+	if err != nil {
+		return 0, err
+	}
+	return resp.StatusCode, nil
+}
+
+// raw makes one request, follows nothing, and drops the body.
+func (o *Operator) raw(ctx context.Context, method, path, host string, header http.Header, body io.Reader) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, method, o.base+path, body)
+	if err != nil {
+		return nil, err
+	}
+	req.Header, req.Host = header, host
+	resp, err := o.client.Transport.RoundTrip(req)
+	if err != nil {
+		return nil, err
+	}
+	return resp, resp.Body.Close()
 }

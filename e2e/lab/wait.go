@@ -4,6 +4,10 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
 	"time"
 )
 
@@ -28,3 +32,16 @@ func Eventually(ctx context.Context, limit time.Duration, f func() error) error 
 }
 
 func mustAddr(s string) netip.Addr { return netip.MustParseAddr(s) }
+
+// Quote returns s as one word of a POSIX shell.
+func Quote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
+
+// Binary returns the clawpatrol under test: $CLAWPATROL_BIN, which `make test`
+// sets, or bin/clawpatrol of this module.
+func Binary() string {
+	if b := os.Getenv("CLAWPATROL_BIN"); b != "" {
+		return b
+	}
+	_, file, _, _ := runtime.Caller(0)
+	return filepath.Join(filepath.Dir(file), "..", "..", "bin", "clawpatrol")
+}
