@@ -21,6 +21,9 @@ type Policy struct {
 	Endpoints   []*Endpoint
 	Credentials []*Credential
 	Profiles    []*Profile
+
+	index *index   // of Endpoints; nil in a Policy that Compile did not make
+	files []string // read besides the policy file itself
 }
 
 // Gateway is the gateway block.
@@ -65,6 +68,8 @@ type Endpoint struct {
 	// Fingerprint changes whenever any setting of the endpoint does (the
 	// contents of ca_file included). Pools and live flows compare it.
 	Fingerprint string
+
+	rootsDigest string // hex SHA-256 of ca_file, for Fingerprint
 }
 
 // Ref returns "type.name".

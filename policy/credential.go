@@ -1,0 +1,198 @@
+package policy
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode"
+
+	"github.com/hashicorp/hcl/v2/hclsyntax"
+)
+
+const (
+	maxPlaceholder = 256 // bytes
+	maxUsername    = 256 // bytes
+	maxHeader      = 128 // bytes of a header's name
+	maxEnv         = 128 // bytes of an environment variable's name
+)
+
+// credentialType is what a credential's type label chooses.
+type credentialType struct {
+	name     string
+	endpoint string // the type of endpoint it belongs to
+	slots    []Slot
+	build    func(*compiler, *Credential, section) // nil: nothing beyond what all have
+	schema
+}
+
+// commonCredential is what every type of credential has.
+var commonCredential = []attribute{
+	{name: "endpoint", kind: refKind, required: true},
+	{name: "env", kind: stringKind},
+	{name: "placeholder", kind: stringKind},
+	{name: "wildcard", kind: boolKind},
+}
+
+var oneSecret = []Slot{{Name: "secret"}}
+
+var credentialTypes = []credentialType{
+	{
+		name:     "bearer",
+		endpoint: "https",
+		slots:    oneSecret,
+		schema:   schema{attributes: commonCredential},
+	},
+	{
+		name:     "basic",
+		endpoint: "https",
+		slots:    oneSecret,
+		build:    (*compiler).basic,
+		schema:   schema{attributes: slices.Concat(commonCredential, []attribute{{name: "username", kind: stringKind, required: true}})},
+	},
+	{
+		name:     "header",
+		endpoint: "https",
+		slots:    oneSecret,
+		build:    (*compiler).header,
+		schema:   schema{attributes: slices.Concat(commonCredential, []attribute{{name: "header", kind: stringKind, required: true}})},
+	},
+}
+
+// laterCredentials are types of the product that this version does not support.
+var laterCredentials = []string{"query", "cookie", "ssh_key", "postgres"}
+
+func credentialTypeNames() []string {
+	var names []string
+	for _, t := range credentialTypes {
+		names = append(names, t.name)
+	}
+	return names
+}
+
+// Slots returns the secret values this type of credential needs. The caller
+// must not change them.
+func (c *Credential) Slots() []Slot {
+	for _, t := range credentialTypes {
+		if t.name == c.Type {
+			return t.slots
+		}
+	}
+	return nil
+}
+
+func (c *compiler) credential(b *hclsyntax.Block) {
+	labels, ok := c.labels(b, []string{"type", "name"})
+	if !ok {
+		return
+	}
+	ref := labels[0].text + "." + labels[1].text
+	if !c.declare("credential", ref, b.DefRange()) {
+		return
+	}
+	c.credentials[ref] = nil
+	i := slices.IndexFunc(credentialTypes, func(t credentialType) bool { return t.name == labels[0].text })
+	if i < 0 {
+		c.unknownType("credential", labels[0], credentialTypeNames(), laterCredentials)
+		return
+	}
+	t := credentialTypes[i]
+
+	before := len(c.diags)
+	s := c.section(b.Body, b.DefRange(), fmt.Sprintf("A credential of type %q", t.name), t.schema)
+	cred := &Credential{Type: t.name, Name: labels[1].text, Placeholder: "clawpatrol-" + labels[1].text}
+	if v, ok := s.has("endpoint"); ok {
+		cred.Endpoint = c.endpointRef(v, t)
+	}
+	if v, ok := s.has("env"); ok {
+		if err := checkEnv(v.text); err != nil {
+			c.invalid(v.rng, "env", err)
+		}
+		cred.Env = v.text
+	}
+	if v, ok := s.has("placeholder"); ok {
+		if err := checkPlaceholder(v.text); err != nil {
+			c.invalid(v.rng, "placeholder", err)
+		}
+		cred.Placeholder = v.text
+	}
+	if v, ok := s.has("wildcard"); ok {
+		cred.Wildcard = v.flag
+	}
+	if t.build != nil {
+		t.build(c, cred, s)
+	}
+	if len(c.diags) > before || cred.Endpoint == nil {
+		return
+	}
+
+	fp := newFingerprint("credential", cred.Type, cred.Name)
+	fp.add("endpoint", cred.Endpoint.Ref())
+	fp.add("username", cred.Username)
+	fp.add("header", cred.Header)
+	fp.add("env", cred.Env)
+	fp.add("placeholder", cred.Placeholder)
+	fp.add("wildcard", strconv.FormatBool(cred.Wildcard))
+	cred.Fingerprint = fp.sum()
+	c.credentials[ref] = cred
+	c.policy.Credentials = append(c.policy.Credentials, cred)
+}
+
+// endpointRef finds the endpoint a credential of type t names; nil where there
+// is none, which is reported unless the endpoint's own block was.
+func (c *compiler) endpointRef(v value, t credentialType) *Endpoint {
+	if typ, _, _ := strings.Cut(v.text, "."); typ != t.endpoint && slices.Contains(append(endpointTypeNames(), laterEndpoints...), typ) {
+		c.errorf(v.rng, "Wrong type of endpoint", "A credential of type %q belongs to an endpoint of type %q, not %q.", t.name, t.endpoint, typ)
+		return nil
+	}
+	e, declared := c.endpoints[v.text]
+	if !declared {
+		c.errorf(v.rng, "Unknown endpoint", "There is no endpoint %s.%s", clip(v.text), didYouMean(v.text, sortedKeys(c.endpoints)))
+	}
+	return e
+}
+
+// basic reads what only this type has. RFC 7617, section 2: a user-id with a
+// colon cannot be encoded, and neither part may hold control characters.
+func (c *compiler) basic(cred *Credential, s section) {
+	v, ok := s.has("username")
+	if !ok {
+		return
+	}
+	switch {
+	case len(v.text) > maxUsername:
+		c.errorf(v.rng, "Invalid username", "A username has at most %d bytes.", maxUsername)
+	case strings.Contains(v.text, ":"):
+		c.errorf(v.rng, "Invalid username", "Basic authentication cannot carry a username with a colon (RFC 7617, section 2).")
+	case strings.ContainsFunc(v.text, unicode.IsControl):
+		c.errorf(v.rng, "Invalid username", "A username has no control characters (RFC 7617, section 2).")
+	}
+	cred.Username = v.text
+}
+
+// header reads what only this type has.
+func (c *compiler) header(cred *Credential, s section) {
+	v, ok := s.has("header")
+	if !ok {
+		return
+	}
+	name, err := canonicalHeader(v.text)
+	if err != nil {
+		c.invalid(v.rng, "header", err)
+	}
+	cred.Header = name
+}
+
+// checkPlaceholder wants what fits in a header, an environment variable and a
+// message: printable ASCII without spaces.
+func checkPlaceholder(s string) error {
+	if s == "" || len(s) > maxPlaceholder {
+		return fmt.Errorf("a placeholder has 1 to %d characters", maxPlaceholder)
+	}
+	for i := range len(s) {
+		if s[i] <= ' ' || s[i] > '~' {
+			return fmt.Errorf("a placeholder is printable ASCII without spaces")
+		}
+	}
+	return nil
+}

@@ -1,0 +1,162 @@
+package policy
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/hashicorp/hcl/v2"
+	"github.com/hashicorp/hcl/v2/hclsyntax"
+	"github.com/zclconf/go-cty/cty"
+)
+
+// maxDepth is how deep braces and brackets may nest. The language needs three;
+// the parser is recursive, and a deep enough file would overflow its stack.
+const maxDepth = 16
+
+// plain reports whether src consists of blocks and plain values: no operators,
+// calls or interpolation, which gateway.hcl has no use for, and without which
+// every value can be read without evaluating anything. It runs before the
+// parser, which recurses on all of them.
+func (c *compiler) plain(filename string, src []byte) bool {
+	tokens, _ := hclsyntax.LexConfig(src, filename, hcl.InitialPos) // the parser reports what is wrong
+	depth := 0
+	for _, t := range tokens {
+		switch t.Type {
+		case hclsyntax.TokenOBrace, hclsyntax.TokenOBrack:
+			if depth++; depth > maxDepth {
+				c.errorf(t.Range, "Nested too deeply", "Braces and brackets nest at most %d deep.", maxDepth)
+				return false
+			}
+		case hclsyntax.TokenCBrace, hclsyntax.TokenCBrack:
+			depth--
+		case hclsyntax.TokenTemplateInterp, hclsyntax.TokenTemplateControl:
+			c.errorf(t.Range, "Not a plain value", "There is no interpolation in this file. For the characters themselves write $${ or %%%%{.")
+			return false
+		case hclsyntax.TokenOParen, hclsyntax.TokenStar, hclsyntax.TokenSlash, hclsyntax.TokenPlus, hclsyntax.TokenMinus,
+			hclsyntax.TokenPercent, hclsyntax.TokenEqualOp, hclsyntax.TokenNotEqual, hclsyntax.TokenLessThan,
+			hclsyntax.TokenLessThanEq, hclsyntax.TokenGreaterThan, hclsyntax.TokenGreaterThanEq, hclsyntax.TokenAnd,
+			hclsyntax.TokenOr, hclsyntax.TokenBang, hclsyntax.TokenQuestion, hclsyntax.TokenEllipsis, hclsyntax.TokenFatArrow:
+			c.errorf(t.Range, "Not a plain value", "There are no operators and no functions in this file: only strings, true, false, lists and references.")
+			return false
+		}
+	}
+	return true
+}
+
+// value reads an expression as what the attribute takes.
+func (c *compiler) value(expr hclsyntax.Expression, a attribute) (value, bool) {
+	switch a.kind {
+	case stringKind:
+		v, ok := c.stringValue(expr)
+		if !ok || a.oneOf == nil {
+			return v, ok
+		}
+		return v, c.oneOf(v, a)
+	case boolKind:
+		if lit, ok := expr.(*hclsyntax.LiteralValueExpr); ok && lit.Val.Type() == cty.Bool && !lit.Val.IsNull() {
+			return value{flag: lit.Val.True(), rng: expr.Range()}, true
+		}
+		return c.wrongKind(expr, "true or false, without quotes")
+	case refKind:
+		return c.reference(expr)
+	case stringListKind:
+		return c.list(expr, "strings in brackets", c.stringValue)
+	case refListKind:
+		return c.list(expr, "references in brackets, such as [bearer.github_token]", c.reference)
+	default:
+		panic(fmt.Sprintf("policy: attribute %q has no kind", a.name))
+	}
+}
+
+func (c *compiler) list(expr hclsyntax.Expression, want string, read func(hclsyntax.Expression) (value, bool)) (value, bool) {
+	tuple, ok := expr.(*hclsyntax.TupleConsExpr)
+	if !ok {
+		return c.wrongKind(expr, want)
+	}
+	list := value{rng: expr.Range()}
+	for _, e := range tuple.Exprs {
+		if v, ok := read(e); ok {
+			list.items = append(list.items, v)
+		}
+	}
+	return list, true
+}
+
+func (c *compiler) stringValue(expr hclsyntax.Expression) (value, bool) {
+	t, ok := expr.(*hclsyntax.TemplateExpr)
+	if !ok {
+		return c.wrongKind(expr, "a string in quotes")
+	}
+	v, diags := t.Value(nil)
+	if diags.HasErrors() || v.IsNull() || !v.IsKnown() || v.Type() != cty.String {
+		return c.wrongKind(expr, "a string in quotes")
+	}
+	text := v.AsString()
+	if strings.Contains(text, "{{secret:") {
+		// No attribute of this version is a secret's place. Where one is, its
+		// entry in the schema will say so.
+		c.errorf(expr.Range(), "Secret not allowed here", "{{secret:…}} stands only in attributes that hold a secret, and this is not one.")
+		return value{}, false
+	}
+	return value{text: text, rng: expr.Range()}, true
+}
+
+// reference reads type.name.
+func (c *compiler) reference(expr hclsyntax.Expression) (value, bool) {
+	const want = "a reference, type.name without quotes"
+	t, ok := expr.(*hclsyntax.ScopeTraversalExpr)
+	if !ok || len(t.Traversal) != 2 {
+		return c.wrongKind(expr, want)
+	}
+	root, ok1 := t.Traversal[0].(hcl.TraverseRoot)
+	name, ok2 := t.Traversal[1].(hcl.TraverseAttr)
+	if !ok1 || !ok2 {
+		return c.wrongKind(expr, want)
+	}
+	return value{text: root.Name + "." + name.Name, rng: expr.Range()}, true
+}
+
+func (c *compiler) oneOf(v value, a attribute) bool {
+	switch {
+	case slices.Contains(a.oneOf, v.text):
+		return true
+	case slices.Contains(a.later, v.text):
+		c.errorf(v.rng, "Value not supported", "This version of clawpatrol does not support %s = %q yet.", a.name, v.text)
+	default:
+		c.errorf(v.rng, "Unknown value", "%s is %s, not %q.%s", a.name, orList(a.oneOf), clip(v.text), didYouMean(v.text, a.oneOf))
+	}
+	return false
+}
+
+func (c *compiler) wrongKind(expr hclsyntax.Expression, want string) (value, bool) {
+	c.errorf(expr.Range(), "Wrong kind of value", "This is %s; what belongs here is %s.", describe(expr), want)
+	return value{}, false
+}
+
+// describe says what stands there, in an operator's words.
+func describe(expr hclsyntax.Expression) string {
+	switch e := expr.(type) {
+	case *hclsyntax.TemplateExpr:
+		return "a string"
+	case *hclsyntax.TupleConsExpr:
+		return "a list"
+	case *hclsyntax.ObjectConsExpr:
+		return "an object"
+	case *hclsyntax.ScopeTraversalExpr:
+		if len(e.Traversal) == 1 {
+			return "a word without quotes"
+		}
+		return "a reference"
+	case *hclsyntax.LiteralValueExpr:
+		switch {
+		case e.Val.IsNull():
+			return "null"
+		case e.Val.Type() == cty.Number:
+			return "a number"
+		case e.Val.Type() == cty.Bool:
+			return "a bool"
+		}
+	}
+	return "an expression"
+}
