@@ -1,0 +1,293 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/clawpatrol/clawpatrol/policy"
+	"github.com/clawpatrol/clawpatrol/registry"
+)
+
+// errUncovered is why a flow's context ended: the registry or the policy no
+// longer has it.
+var errUncovered = errors.New("the flow is no longer covered")
+
+// drainIdle is how long after its last action a flow of a handler is closed
+// while the gateway drains: the answer may still be in a buffer.
+const drainIdle = 200 * time.Millisecond
+
+// target is what a flow asked for, kept so that it can be routed again.
+type target struct {
+	kind kind
+	udp  bool
+	host string // what was matched: a name behind a virtual address or in an SNI, or the text of the address
+	sni  string // that a spliced ClientHello named
+	port uint16
+	// addr is whom the gateway talks to for a flow it carries itself; zero for
+	// handlers and DNS.
+	addr netip.AddrPort
+}
+
+// kind is what becomes of a flow. The zero value refuses.
+type kind int
+
+const (
+	kindRefuse kind = iota
+	kindHandler
+	kindCarry // spliced, or UDP relayed
+	kindPeek  // accepted; a ClientHello may still select an endpoint
+	kindDNS
+)
+
+// decision is what routing says about a target. Live flows end when theirs
+// changes.
+type decision struct {
+	kind        kind
+	endpoint    string // fingerprint
+	credentials string // fingerprints, in order
+	missing     string
+}
+
+func handlerDecision(m policy.Match) decision {
+	fingerprints := make([]string, len(m.Credentials))
+	for i, c := range m.Credentials {
+		fingerprints[i] = c.Ref() + "=" + c.Fingerprint
+	}
+	return decision{
+		kind:        kindHandler,
+		endpoint:    m.Endpoint.Ref() + "=" + m.Endpoint.Fingerprint,
+		credentials: strings.Join(fingerprints, ","),
+		missing:     m.MissingProfile,
+	}
+}
+
+// decide routes t for v by the present rules. A nil view is refused.
+func (p *Proxy) decide(v *view, t target) decision {
+	if v == nil {
+		return decision{}
+	}
+	switch t.kind {
+	case kindDNS, kindPeek:
+		return decision{kind: t.kind}
+	case kindHandler, kindCarry:
+		if t.udp && refusesQUIC(v, t.host, t.port) {
+			return decision{}
+		}
+		for _, host := range []string{t.host, t.sni} {
+			if host == "" {
+				continue
+			}
+			if m, ok := v.scope().Match(host, t.port); ok && m.Endpoint != nil {
+				return handlerDecision(m)
+			}
+		}
+		if t.kind == kindHandler || p.dialer.Check(t.addr) != nil {
+			return decision{}
+		}
+		return decision{kind: kindCarry}
+	}
+	return decision{}
+}
+
+// live is one running flow: what it was decided to be, and how to end it.
+type live struct {
+	id       registry.ID
+	protocol string           // for the log
+	endpoint *policy.Endpoint // of handlers; nil otherwise
+	draining <-chan struct{}
+	ctx      context.Context
+	cancel   context.CancelCauseFunc
+
+	mu       sync.Mutex // guards the rest
+	target   target
+	decision decision
+	set      *profileSet // under which decision was last confirmed
+	policy   *policy.Policy
+	conns    []net.Conn
+	closed   bool
+	actions  map[*Grant]struct{} // not finished
+	lastEnd  time.Time           // of an action
+}
+
+// hold makes conn one of those that end with the flow. Where the flow has ended
+// already, it ends conn and reports false.
+func (l *live) hold(conn net.Conn) bool {
+	l.mu.Lock()
+	if !l.closed {
+		l.conns = append(l.conns, conn)
+		l.mu.Unlock()
+		return true
+	}
+	l.mu.Unlock()
+	abort(conn)
+	return false
+}
+
+// end closes the flow at once, from whatever goroutine.
+func (l *live) end(cause error) {
+	l.cancel(cause)
+	l.mu.Lock()
+	conns := l.conns
+	l.conns, l.closed = nil, true
+	l.mu.Unlock()
+	for _, conn := range conns {
+		abort(conn)
+	}
+}
+
+// actionBegan reports false where the flow has ended already.
+func (l *live) actionBegan(g *Grant) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return false
+	}
+	if l.actions == nil {
+		l.actions = make(map[*Grant]struct{})
+	}
+	l.actions[g] = struct{}{}
+	return true
+}
+
+func (l *live) actionEnded(g *Grant) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.actions, g)
+	l.lastEnd = time.Now()
+}
+
+// finishActions ends what the handler left open.
+func (l *live) finishActions() {
+	l.mu.Lock()
+	open := make([]*Grant, 0, len(l.actions))
+	for g := range l.actions {
+		open = append(open, g)
+	}
+	l.mu.Unlock()
+	for _, g := range open {
+		g.Finish(registry.ActionResult{Status: "aborted"})
+	}
+}
+
+// idle reports whether a handler's flow has nothing running, nor had lately.
+func (l *live) idle(now time.Time) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.target.kind != kindCarry && len(l.actions) == 0 && now.Sub(l.lastEnd) >= drainIdle
+}
+
+// liveTable is all running flows.
+type liveTable struct {
+	mu    sync.Mutex
+	flows map[*live]struct{}
+}
+
+func (t *liveTable) add(l *live) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.flows == nil {
+		t.flows = make(map[*live]struct{})
+	}
+	t.flows[l] = struct{}{}
+}
+
+func (t *liveTable) remove(l *live) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.flows, l)
+}
+
+func (t *liveTable) all() []*live {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	flows := make([]*live, 0, len(t.flows))
+	for l := range t.flows {
+		flows = append(flows, l)
+	}
+	return flows
+}
+
+func (t *liveTable) len() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.flows)
+}
+
+// begin puts a flow into the table under t as decided. It reports false where
+// the present state decides differently. The caller ends it with p.leave.
+func (p *Proxy) begin(l *live, t target, d decision) bool {
+	l.target, l.decision = t, d
+	p.flows.add(l)
+	// In the table first, checked second: a change that comes after the check
+	// finds the flow in the table.
+	if !p.confirm(l) {
+		p.flows.remove(l)
+		return false
+	}
+	return true
+}
+
+// become changes what a flow in the table is, once a peek has told.
+func (p *Proxy) become(l *live, t target, d decision) bool {
+	l.mu.Lock()
+	l.target, l.decision, l.set = t, d, nil
+	l.mu.Unlock()
+	return p.confirm(l)
+}
+
+// confirm reports whether the present state still decides about l as it did.
+func (p *Proxy) confirm(l *live) bool {
+	st := p.gate.current()
+	v := st.view(l.id)
+	if v == nil {
+		return false
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.set == v.set && l.policy == st.policy {
+		return true // neither the policy nor the profiles changed
+	}
+	if p.decide(v, l.target) != l.decision {
+		return false
+	}
+	l.set, l.policy = v.set, st.policy
+	return true
+}
+
+// leave ends a flow that has run its course.
+func (p *Proxy) leave(l *live) {
+	l.end(context.Canceled)
+	l.finishActions()
+	p.flows.remove(l)
+}
+
+// sweep closes every flow that the present state no longer covers.
+func (p *Proxy) sweep() {
+	for _, l := range p.flows.all() {
+		if !p.confirm(l) {
+			l.end(errUncovered)
+			p.counters.swept.Add(1)
+		}
+	}
+}
+
+// abort closes conn so that the other end sees a reset where the connection can
+// say so.
+func abort(conn net.Conn) {
+	switch c := conn.(type) {
+	case interface{ Abort() }:
+		c.Abort()
+	case interface{ Abort() error }:
+		_ = c.Abort()
+	case interface{ SetLinger(sec int) error }: // *net.TCPConn
+		_ = c.SetLinger(0)
+		_ = conn.Close()
+	default:
+		_ = conn.Close()
+	}
+}
