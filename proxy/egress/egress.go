@@ -123,12 +123,31 @@ func (d *Dialer) CheckAddr(a netip.Addr) error {
 // *Refused or wrap those of package net; their text names no address but the
 // one given.
 func (d *Dialer) DialAddr(ctx context.Context, address netip.AddrPort) (net.Conn, error) {
+	return d.Dial(ctx, "tcp", address)
+}
+
+// DialUDP returns a connected socket to where the agent was going. Errors are
+// as for DialAddr.
+func (d *Dialer) DialUDP(ctx context.Context, address netip.AddrPort) (*net.UDPConn, error) {
+	conn, err := d.Dial(ctx, "udp", address)
+	if err != nil {
+		return nil, err
+	}
+	return conn.(*net.UDPConn), nil
+}
+
+// Dial is DialAddr where network is "tcp" and DialUDP where it is "udp", for
+// who serves both (dns.Config.Dial).
+func (d *Dialer) Dial(ctx context.Context, network string, address netip.AddrPort) (net.Conn, error) {
+	if network != "tcp" && network != "udp" {
+		return nil, &Refused{Address: address, Reason: "neither TCP nor UDP"}
+	}
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
 	if r := d.judge(address, byAgent); r != nil {
 		return nil, r
 	}
-	conn, err := d.connect(ctx, "tcp", address, byAgent)
+	conn, err := d.connect(ctx, network, address, byAgent)
 	if err != nil {
 		return nil, describe(address.String(), err)
 	}
@@ -160,21 +179,6 @@ func (d *Dialer) DialEndpoint(ctx context.Context, address netip.AddrPort, host 
 		return d.dialLiteral(ctx, netip.AddrPortFrom(a, port), host, port)
 	}
 	return d.dialHost(ctx, host, port, byPolicy)
-}
-
-// DialUDP returns a connected socket to where the agent was going. Errors are
-// as for DialAddr.
-func (d *Dialer) DialUDP(ctx context.Context, address netip.AddrPort) (*net.UDPConn, error) {
-	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
-	defer cancel()
-	if r := d.judge(address, byAgent); r != nil {
-		return nil, r
-	}
-	conn, err := d.connect(ctx, "udp", address, byAgent)
-	if err != nil {
-		return nil, describe(address.String(), err)
-	}
-	return conn.(*net.UDPConn), nil
 }
 
 // dialLiteral dials an address that the policy itself names.
