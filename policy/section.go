@@ -14,7 +14,6 @@ import (
 // out.
 type section struct {
 	header hcl.Range // the block's type and labels
-	labels []label
 	values map[string]value
 	blocks map[string]section
 }
