@@ -1,96 +1,79 @@
 // Package registry is the gateway's state: registrations, profile assignments,
 // sealed secrets, virtual addresses, operator sessions and the action log, in
 // one SQLite file under state_dir.
+//
+// # Files
+//
+// state_dir holds clawpatrol.db (with SQLite's -wal and -shm beside it),
+// master.key and clawpatrol.lock. The directory is 0700, the files 0600, all
+// owned by the gateway's user; Open refuses anything wider. One process at a
+// time has the registry open.
+//
+// # Secrets
+//
+// Credentials' secrets, named secrets and keys are sealed one by one with
+// XChaCha20-Poly1305 under a key derived from the master key, each bound to
+// what it is and where it belongs: a sealed value copied to another row does
+// not open. The master key is 32 bytes in master.key, or the systemd credential
+// clawpatrol-master-key where there is one. Back it up apart from the database:
+// without it the database yields no secret, to nobody.
+//
+// # Durability
+//
+// A method that changes state and returns nil has committed and synced the
+// change. Action log rows are written in batches moments after they are queued;
+// Sync waits for them.
 package registry
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"log/slog"
 	"net/netip"
+	"os"
+	"sync"
+	"sync/atomic"
 	"time"
-
-	"github.com/clawpatrol/clawpatrol/secret"
 )
 
 // DB is the open registry. All methods are safe for concurrent use. A method
 // that returns nil has committed: the change survives kill -9.
-type DB struct{}
+type DB struct {
+	log  *slog.Logger
+	now  func() time.Time
+	plan addressPlan
+	seal sealer
+	lock *os.File // flocked while the registry is open
+
+	write   *sql.DB       // one connection; used by whoever holds writing
+	read    *sql.DB       // a few read-only connections
+	writing chan struct{} // holds one token while somebody changes state
+
+	snapshot    atomic.Pointer[Snapshot]     // replaced under writing
+	credentials atomic.Pointer[credentials]  // replaced under writing
+	named       atomic.Pointer[namedSecrets] // replaced under writing
+	retired     map[int]time.Time            // ranges of removed registrations, when freed; under writing
+	unsaved     map[ID]bool                  // blocked or revoked in memory only; under writing
+
+	watchers watchers
+	sessions sessions
+	virtual  virtualTables
+	actions  *actionLog
+
+	closing  chan struct{} // closed by Close
+	tending  sync.WaitGroup
+	closed   sync.Once
+	closeErr error
+}
 
 // Config opens a registry. Dir and Subnets are required.
 type Config struct {
-	Dir     string         // state_dir: owned by this user, 0700
-	Subnets []netip.Prefix // the policy's wireguard.subnets, one IPv4 and one IPv6
-	Now     func() time.Time
-	Log     *slog.Logger
+	Dir     string           // state_dir: owned by this user, 0700
+	Subnets []netip.Prefix   // the policy's wireguard.subnets, one IPv4 and one IPv6
+	Now     func() time.Time // nil: time.Now
+	Log     *slog.Logger     // nil: nothing is logged
 }
-
-// Open opens or creates clawpatrol.db in cfg.Dir, and master.key beside it.
-func Open(ctx context.Context, cfg Config) (*DB, error) { panic("registry: not built yet") }
-
-// Close flushes the action log and closes the database.
-func (db *DB) Close() error { panic("registry: not built yet") }
-
-// State is where a registration stands.
-type State string
-
-// The states: pending -> approved <-> blocked -> revoked, and never back from
-// revoked.
-const (
-	Pending  State = "pending"
-	Approved State = "approved"
-	Blocked  State = "blocked"
-	Revoked  State = "revoked"
-)
-
-// ID identifies a registration for good; it is never reused.
-type ID string
-
-// Pin is an address pair; a zero Addr is a family the registration does not have.
-type Pin struct {
-	IPv4, IPv6 netip.Addr
-}
-
-// Registration is one enrolled agent host, as a value nobody changes.
-type Registration struct {
-	ID            ID
-	Name          string
-	State         State
-	UserCode      string
-	PublicKey     [32]byte     // WireGuard
-	Prefix4       netip.Prefix // its /28
-	Prefix6       netip.Prefix // its /64
-	Pin           Pin          // observed so far; sealed when PinSealed
-	PinSealed     bool
-	Profiles      []string
-	Transport     string         // "wireguard"
-	Endpoint      netip.AddrPort // last known WireGuard endpoint; zero: none
-	LastHandshake time.Time
-	CreatedAt     time.Time
-	ExpiresAt     time.Time // of a pending one
-	BlockedReason string
-}
-
-// Snapshot is the registrations at one instant, immutable. The zero Snapshot is
-// empty.
-type Snapshot struct{}
-
-// Snapshot returns the present one: an atomic load, no database.
-func (db *DB) Snapshot() *Snapshot { panic("registry: not built yet") }
-
-// Changed returns a channel that receives after each newly published Snapshot;
-// several changes may coalesce into one receive. stop releases it.
-func (db *DB) Changed() (c <-chan struct{}, stop func()) { panic("registry: not built yet") }
-
-// ByAddr finds the registration whose /28 or /64 holds the tunnel address a.
-// Revoked registrations are not found.
-func (s *Snapshot) ByAddr(a netip.Addr) (*Registration, bool) { panic("registry: not built yet") }
-
-// ByID finds a registration, revoked ones included.
-func (s *Snapshot) ByID(id ID) (*Registration, bool) { panic("registry: not built yet") }
-
-// All returns every registration, oldest first.
-func (s *Snapshot) All() []*Registration { panic("registry: not built yet") }
 
 // Errors that callers branch on.
 var (
@@ -102,75 +85,94 @@ var (
 	ErrSubnetFull     = errors.New("no free address range left for a registration")
 	ErrTableFull      = errors.New("no free virtual address left")
 	ErrDuplicateKey   = errors.New("a registration with this public key exists")
+	ErrNoProfiles     = errors.New("at least one profile is required")
+	ErrInvalid        = errors.New("invalid value") // a name, reference or length out of bounds
+	ErrLogFailed      = errors.New("the action log cannot be written")
+	ErrClosed         = errors.New("the registry is closed")
 )
 
-// NewRegistration is what POST start records.
-type NewRegistration struct {
-	Name         string
-	PublicKey    [32]byte
-	MACKey       secret.Secret // enrolment.Keys.MAC
-	PresharedKey secret.Secret // enrolment.Keys.PresharedKey
-	Source       netip.Addr    // the TCP peer, unmapped
+// ErrCodeWrong is returned for a user code that is not the registration's. It
+// is also an ErrCodeRequired: the answer to both is to ask for the code.
+var ErrCodeWrong error = wrongCode{}
+
+type wrongCode struct{}
+
+func (wrongCode) Error() string        { return "this is not the registration's user code" }
+func (wrongCode) Is(target error) bool { return target == ErrCodeRequired }
+
+// Errors of Open, each inside an *OpenError.
+var (
+	ErrLocked      = errors.New("in use by another process")
+	ErrNewerSchema = errors.New("the database was written by a newer clawpatrol")
+	ErrMasterKey   = errors.New("the master key does not fit the database")
+	ErrPermissions = errors.New("permissions or ownership are wrong")
+	ErrSubnets     = errors.New("the tunnel subnets do not fit")
+)
+
+// OpenError is why a registry cannot be opened and what to do about it.
+type OpenError struct {
+	Err    error  // one of the errors of Open
+	Detail string // one clause naming the file and what is wrong with it
+	Advice string // one sentence to the operator
 }
 
-// Enrol adds a pending registration, allocates its address ranges and its user
-// code. Limits: 3 pending per source (/32, /64), 100 in all, 15 minutes each.
-func (db *DB) Enrol(ctx context.Context, n NewRegistration) (*Registration, error) {
-	panic("registry: not built yet")
+func (e *OpenError) Error() string { return e.Detail }
+func (e *OpenError) Unwrap() error { return e.Err }
+
+// Hint says what to do.
+func (e *OpenError) Hint() string { return e.Advice }
+
+// begin waits for the right to change state and returns what gives it back.
+func (db *DB) begin(ctx context.Context) (end func(), err error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	select {
+	case <-db.closing:
+		return nil, ErrClosed
+	default:
+	}
+	select {
+	case db.writing <- struct{}{}:
+		return func() { <-db.writing }, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case <-db.closing:
+		return nil, ErrClosed
+	}
 }
 
-// MACKey returns the key that authenticates the registration's claim and poll;
-// zero for an unknown, expired or revoked one.
-func (db *DB) MACKey(id ID) secret.Secret { panic("registry: not built yet") }
-
-// PresharedKey returns the registration's WireGuard preshared key.
-func (db *DB) PresharedKey(id ID) secret.Secret { panic("registry: not built yet") }
-
-// Claim records source as the registration's observed address of its family. It
-// is allowed once per family within 60 s of start, the first from start's
-// address; ErrPinSealed afterwards.
-func (db *DB) Claim(ctx context.Context, id ID, source netip.Addr) (*Registration, error) {
-	panic("registry: not built yet")
+// commit runs f in one transaction. The caller holds writing. Once begun, a
+// transaction is finished whatever becomes of ctx: a change half abandoned
+// would leave memory and disk apart.
+func (db *DB) commit(ctx context.Context, f func(ctx context.Context, tx *sql.Tx) error) error {
+	ctx = context.WithoutCancel(ctx)
+	tx, err := db.write.BeginTx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	if err := f(ctx, tx); err != nil {
+		_ = tx.Rollback() // the error that matters is err
+		return err
+	}
+	return tx.Commit()
 }
 
-// PeerState is what the tunnel saw of a registration.
-type PeerState struct {
-	Endpoint  netip.AddrPort
-	Handshake time.Time
+// clock returns the time as the database keeps it: UTC, whole microseconds.
+func (db *DB) clock() time.Time { return db.now().UTC().Truncate(time.Microsecond) }
+
+// micros is how times are stored: microseconds since 1970, 0 for the zero Time.
+func micros(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixMicro()
 }
 
-// RecordPeers persists endpoints and handshake times, in one transaction. The
-// first handshake seals the pin.
-func (db *DB) RecordPeers(ctx context.Context, seen map[ID]PeerState) error {
-	panic("registry: not built yet")
-}
-
-// Approve moves a pending or blocked registration to approved with these
-// profiles (at least one). userCode is required where look-alikes are pending
-// (ErrCodeRequired) and checked whenever it is given.
-func (db *DB) Approve(ctx context.Context, id ID, profiles []string, userCode string) error {
-	panic("registry: not built yet")
-}
-
-// SetProfiles replaces the profiles of a registration that is not revoked.
-func (db *DB) SetProfiles(ctx context.Context, id ID, profiles []string) error {
-	panic("registry: not built yet")
-}
-
-// Block moves a registration to blocked, with the reason shown to operators.
-func (db *DB) Block(ctx context.Context, id ID, reason string) error {
-	panic("registry: not built yet")
-}
-
-// Revoke ends a registration for good.
-func (db *DB) Revoke(ctx context.Context, id ID) error { panic("registry: not built yet") }
-
-// UnapproveAll puts every approved or blocked registration back to pending
-// (--reset-dashboard-password).
-func (db *DB) UnapproveAll(ctx context.Context) error { panic("registry: not built yet") }
-
-// WireGuardKey returns the gateway's WireGuard private key, made on first use
-// and sealed.
-func (db *DB) WireGuardKey(ctx context.Context) (secret.Secret, error) {
-	panic("registry: not built yet")
+// fromMicros undoes micros.
+func fromMicros(us int64) time.Time {
+	if us == 0 {
+		return time.Time{}
+	}
+	return time.UnixMicro(us).UTC()
 }

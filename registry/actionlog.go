@@ -1,0 +1,334 @@
+package registry
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// Limits of the action log.
+const (
+	maxQueuedRows    = 4096
+	maxQueuedResults = 4096
+	maxBatch         = 256 // rows, and as many results, in a transaction
+
+	minRetry = 100 * time.Millisecond // after a transaction failed, doubling up to
+	maxRetry = 2 * time.Second
+)
+
+// actionLog is the queue before the action log and the goroutine that empties
+// it. The writer takes whatever is there, up to maxBatch, and never lingers for
+// more: under load the rows that came in during one transaction are the next.
+type actionLog struct {
+	store func(rows []Action, results []result) error // one transaction; called by the writer only
+	log   *slog.Logger
+	room  chan struct{} // a token for each queued row
+	wake  chan struct{} // one token: there is something to write
+	stop  chan struct{} // closed by close
+	done  chan struct{} // closed when the writer has ended
+
+	mu      sync.Mutex // guards what follows
+	rows    []Action   // a ring: the row with ID n is rows[n%maxQueuedRows]
+	last    int64      // the newest ID given out
+	stored  int64      // every row up to this ID is on disk
+	results []result   // oldest first
+	lastSeq uint64     // the newest result queued
+	dropped uint64
+	writing uint64 // seq of the oldest result being written; 0: none
+
+	err     error         // why the last transaction failed
+	failing chan struct{} // closed while err is set
+	moved   chan struct{} // closed and replaced after each transaction, also a failed one
+	stopped bool
+}
+
+// result is a queued ActionResult.
+type result struct {
+	seq    uint64 // from 1, in the order of queueing
+	action int64
+	ActionResult
+}
+
+// openActionLog continues the log and starts its writer.
+func openActionLog(ctx context.Context, db *DB) (*actionLog, error) {
+	l := &actionLog{
+		log:     db.log,
+		room:    make(chan struct{}, maxQueuedRows),
+		wake:    make(chan struct{}, 1),
+		stop:    make(chan struct{}),
+		done:    make(chan struct{}),
+		rows:    make([]Action, maxQueuedRows),
+		failing: make(chan struct{}),
+		moved:   make(chan struct{}),
+	}
+	if err := db.write.QueryRowContext(ctx, `SELECT max(
+		(SELECT coalesce(max(id), 0) FROM actions),
+		(SELECT coalesce(max(action), 0) FROM action_results))`).Scan(&l.last); err != nil {
+		return nil, err
+	}
+	l.stored = l.last
+	l.store = func(rows []Action, results []result) error {
+		// Unlike begin, this must also work while the registry closes.
+		db.writing <- struct{}{}
+		defer func() { <-db.writing }()
+		return db.commit(context.Background(), func(ctx context.Context, tx *sql.Tx) error {
+			return insertActions(ctx, tx, rows, results)
+		})
+	}
+	go l.run()
+	return l, nil
+}
+
+// append queues row under the next ID.
+func (l *actionLog) append(ctx context.Context, row Action) (int64, error) {
+	if err := ctx.Err(); err != nil {
+		return 0, err
+	}
+	l.mu.Lock()
+	failing := l.failing
+	l.mu.Unlock()
+	select {
+	case <-failing:
+		return 0, l.refusal()
+	default:
+	}
+	select {
+	case l.room <- struct{}{}:
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	case <-failing:
+		return 0, l.refusal()
+	case <-l.stop:
+		return 0, ErrClosed
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.stopped || l.err != nil {
+		<-l.room
+		return 0, l.refusalLocked()
+	}
+	l.last++
+	row.ID = l.last
+	l.rows[row.ID%maxQueuedRows] = row
+	l.poke()
+	return row.ID, nil
+}
+
+// refusal is why no row is taken in.
+func (l *actionLog) refusal() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.refusalLocked()
+}
+
+func (l *actionLog) refusalLocked() error {
+	switch {
+	case l.stopped:
+		return ErrClosed
+	case l.err != nil:
+		return fmt.Errorf("%w: %w", ErrLogFailed, l.err)
+	}
+	return ErrLogFailed // it has recovered since
+}
+
+func (l *actionLog) poke() {
+	select {
+	case l.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (l *actionLog) finish(id int64, r ActionResult) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.stopped || id < 1 || id > l.last {
+		return
+	}
+	if len(l.results) >= maxQueuedResults {
+		l.results = slices.Delete(l.results, 0, 1)
+		l.dropped++
+	}
+	l.lastSeq++
+	l.results = append(l.results, result{l.lastSeq, id, r})
+	l.poke()
+}
+
+// sync waits for what is queued now.
+func (l *actionLog) sync(ctx context.Context) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	row, seq := l.last, l.lastSeq
+	for {
+		pending := l.writing != 0 && l.writing <= seq || len(l.results) > 0 && l.results[0].seq <= seq
+		if l.stored >= row && !pending {
+			return nil
+		}
+		if l.err != nil {
+			return l.refusalLocked()
+		}
+		moved := l.moved
+		l.mu.Unlock()
+		select {
+		case <-moved:
+		case <-ctx.Done():
+		}
+		l.mu.Lock()
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+	}
+}
+
+func (l *actionLog) health() LogHealth {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return LogHealth{Queued: int(l.last - l.stored), DroppedResults: l.dropped, Err: l.err}
+}
+
+// close writes what is queued and ends the writer. A disk that fails now has
+// failed for good: what could not be written is counted in the error.
+func (l *actionLog) close() error {
+	l.mu.Lock()
+	l.stopped = true
+	l.mu.Unlock()
+	close(l.stop)
+	<-l.done
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.err != nil {
+		return fmt.Errorf("%d action rows are lost: %w: %w", l.last-l.stored, ErrLogFailed, l.err)
+	}
+	return nil
+}
+
+// run is the writer.
+func (l *actionLog) run() {
+	defer close(l.done)
+	var rows []Action
+	var results []result
+	for stopping := false; ; {
+		rows, results = l.take(rows[:0], results[:0])
+		switch {
+		case len(rows) > 0 || len(results) > 0:
+			if !l.persist(rows, results) {
+				return
+			}
+		case stopping:
+			return
+		default:
+			select {
+			case <-l.wake:
+			case <-l.stop:
+				stopping = true // and take what came before
+			}
+		}
+	}
+}
+
+// persist writes a batch, again and again until the disk takes it. It gives up
+// only where the log closes, after one more attempt.
+func (l *actionLog) persist(rows []Action, results []result) bool {
+	for retry := minRetry; ; retry = min(2*retry, maxRetry) {
+		l.mu.Lock()
+		stopping := l.stopped
+		l.mu.Unlock()
+		err := l.store(rows, results)
+		l.settle(rows, err)
+		if err == nil || stopping {
+			return err == nil
+		}
+		select {
+		case <-l.stop:
+		case <-time.After(retry):
+		}
+	}
+}
+
+// take appends the next batch to rows and results. A result is only taken once
+// its row is stored or in the batch: a result on disk without its row could
+// meet another row of that ID after a crash.
+func (l *actionLog) take(rows []Action, results []result) ([]Action, []result) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	upTo := min(l.last, l.stored+maxBatch)
+	for id := l.stored + 1; id <= upTo; id++ {
+		rows = append(rows, l.rows[id%maxQueuedRows])
+		l.rows[id%maxQueuedRows] = Action{} // do not keep its strings
+	}
+	l.results = slices.DeleteFunc(l.results, func(r result) bool {
+		if r.action > upTo || len(results) >= maxBatch {
+			return false
+		}
+		results = append(results, r)
+		return true
+	})
+	if len(results) > 0 {
+		l.writing = results[0].seq
+	}
+	return rows, results
+}
+
+// settle records how a transaction ended and tells everybody who waits.
+func (l *actionLog) settle(rows []Action, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case err == nil && l.err != nil:
+		l.failing = make(chan struct{})
+		l.log.Info("registry: the action log can be written again")
+	case err != nil && l.err == nil:
+		close(l.failing)
+		l.log.Error("registry: the action log cannot be written; nothing is released until it can", "err", err)
+	}
+	l.err = err
+	if err == nil {
+		l.writing = 0
+		l.stored += int64(len(rows))
+		for range rows {
+			<-l.room
+		}
+	}
+	close(l.moved)
+	l.moved = make(chan struct{})
+}
+
+// insertActions writes a batch.
+func insertActions(ctx context.Context, tx *sql.Tx, rows []Action, results []result) error {
+	if len(rows) > 0 {
+		const columns = 11
+		args := make([]any, 0, columns*len(rows))
+		for i := range rows {
+			a := &rows[i]
+			args = append(args, a.ID, micros(a.Time), string(a.Registration), a.Profile, a.Endpoint, a.Credential,
+				a.Protocol, a.Summary, a.Verdict, a.Rule, a.Reason)
+		}
+		if _, err := tx.ExecContext(ctx, `INSERT INTO actions (id, time, registration, profile, endpoint, credential,
+			protocol, summary, verdict, rule, reason) VALUES `+placeholders(columns, len(rows)), args...); err != nil {
+			return err
+		}
+	}
+	if len(results) > 0 {
+		const columns = 5
+		args := make([]any, 0, columns*len(results))
+		for i := range results {
+			r := &results[i]
+			args = append(args, r.action, r.Status, r.BytesIn, r.BytesOut, int64(r.Duration))
+		}
+		if _, err := tx.ExecContext(ctx, `INSERT OR IGNORE INTO action_results (action, status, bytes_in, bytes_out,
+			duration) VALUES `+placeholders(columns, len(results)), args...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// placeholders returns "(?,?),(?,?)" for rows of so many columns.
+func placeholders(columns, rows int) string {
+	row := "(" + strings.Repeat("?,", columns-1) + "?)"
+	return strings.Repeat(row+",", rows-1) + row
+}

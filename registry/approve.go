@@ -1,0 +1,194 @@
+package registry
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// Limits of what an operator can store with a registration.
+const (
+	maxProfiles    = 64  // of one registration
+	maxProfileName = 128 // bytes
+	maxReason      = 512 // bytes
+)
+
+// Approve moves a pending or blocked registration to approved with these
+// profiles (at least one: ErrNoProfiles). It seals the pin; a blocked
+// registration keeps the pin it has. userCode is required where look-alikes
+// are pending (ErrCodeRequired) and checked whenever it is given
+// (ErrCodeWrong).
+func (db *DB) Approve(ctx context.Context, id ID, profiles []string, userCode string) error {
+	profiles, err := cleanProfiles(profiles)
+	if err != nil {
+		return fmt.Errorf("approving registration %q: %w", id, err)
+	}
+	return db.change(ctx, "approving", id, func(s *Snapshot, r *record, now time.Time) (bool, error) {
+		if len(profiles) == 0 {
+			return false, ErrNoProfiles
+		}
+		if r.State != Pending && r.State != Blocked {
+			return false, fmt.Errorf("%w: the registration is %s", ErrState, r.State)
+		}
+		if userCode != "" && !sameCode(userCode, r.UserCode) {
+			return false, ErrCodeWrong
+		}
+		if userCode == "" && s.looksLikeAnother(r) {
+			return false, ErrCodeRequired
+		}
+		r.State = Approved
+		r.Profiles = profiles
+		r.PinSealed = true
+		r.ApprovedAt = now
+		r.ExpiresAt = time.Time{}
+		r.BlockedReason, r.BlockedAt = "", time.Time{}
+		return true, nil
+	})
+}
+
+// looksLikeAnother reports whether an operator could take r for another
+// registration: one that is pending with the same name or source, or, where r
+// is pending, any with the same name.
+func (s *Snapshot) looksLikeAnother(r *record) bool {
+	name, source := skeleton(r.Name), sourceKey(r.Source)
+	return slices.ContainsFunc(s.all, func(o *record) bool {
+		if o.ID == r.ID || !o.held() {
+			return false
+		}
+		sameName := skeleton(o.Name) == name
+		if o.State == Pending {
+			return sameName || sourceKey(o.Source) == source
+		}
+		return r.State == Pending && sameName
+	})
+}
+
+// SetProfiles replaces the profiles of a registration that is not revoked.
+func (db *DB) SetProfiles(ctx context.Context, id ID, profiles []string) error {
+	profiles, err := cleanProfiles(profiles)
+	if err != nil {
+		return fmt.Errorf("setting the profiles of registration %q: %w", id, err)
+	}
+	return db.change(ctx, "setting the profiles of", id, func(_ *Snapshot, r *record, _ time.Time) (bool, error) {
+		if r.State == Revoked {
+			return false, fmt.Errorf("%w: the registration is revoked", ErrState)
+		}
+		same := slices.Equal(r.Profiles, profiles)
+		r.Profiles = profiles
+		return !same, nil
+	})
+}
+
+// Block moves a registration to blocked, with the reason shown to operators.
+// One that is blocked already keeps its first reason. Where the disk refuses
+// the change, Block returns the error, and the registration is blocked all the
+// same for as long as this process runs.
+func (db *DB) Block(ctx context.Context, id ID, reason string) error {
+	// Whoever sends packets from wrong addresses makes the data path call this
+	// for each: once blocked, it must cost no lock.
+	if r := db.Snapshot().byID[id]; r != nil && r.State == Blocked {
+		return nil
+	}
+	return db.tighten(ctx, "blocking", id, func(_ *Snapshot, r *record, now time.Time) (bool, error) {
+		switch r.State {
+		case Revoked:
+			return false, fmt.Errorf("%w: the registration is revoked", ErrState)
+		case Blocked:
+			return false, nil
+		}
+		r.State = Blocked
+		r.BlockedReason = cleanText(reason, maxReason)
+		r.BlockedAt = now
+		return true, nil
+	})
+}
+
+// Revoke ends a registration for good and destroys its keys. Where the disk
+// refuses the change, Revoke returns the error, and the registration is revoked
+// all the same for as long as this process runs.
+func (db *DB) Revoke(ctx context.Context, id ID) error {
+	return db.tighten(ctx, "revoking", id, func(_ *Snapshot, r *record, now time.Time) (bool, error) {
+		if r.State == Revoked {
+			return false, nil
+		}
+		next := record{Registration: r.Registration, slot: r.slot, claimed4: r.claimed4, claimed6: r.claimed6}
+		next.State = Revoked
+		next.RevokedAt = now
+		next.ExpiresAt = time.Time{}
+		*r = next
+		return true, nil
+	})
+}
+
+// UnapproveAll puts every approved or blocked registration back to pending
+// (--reset-dashboard-password). They keep pins and profiles, and do not expire.
+func (db *DB) UnapproveAll(ctx context.Context) error {
+	err := db.amend(ctx, func(s *Snapshot, now time.Time) (amendment, error) {
+		var a amendment
+		for _, r := range s.all {
+			if (r.State != Approved && r.State != Blocked) || r.expired(now) {
+				continue
+			}
+			next := *r
+			next.State = Pending
+			next.BlockedReason, next.BlockedAt = "", time.Time{}
+			a.put = append(a.put, &next)
+		}
+		return a, nil
+	})
+	if err != nil {
+		return fmt.Errorf("withdrawing all approvals: %w", err)
+	}
+	return nil
+}
+
+// changer alters its own copy of one registration and says whether to store it.
+type changer func(s *Snapshot, r *record, now time.Time) (store bool, err error)
+
+// change amends one registration; doing says what for, in errors.
+func (db *DB) change(ctx context.Context, doing string, id ID, f changer) error {
+	return db.changeOne(ctx, doing, id, false, f)
+}
+
+// tighten is change for what takes rights away: it holds even where the disk
+// fails.
+func (db *DB) tighten(ctx context.Context, doing string, id ID, f changer) error {
+	return db.changeOne(ctx, doing, id, true, f)
+}
+
+func (db *DB) changeOne(ctx context.Context, doing string, id ID, tightening bool, f changer) error {
+	err := db.amend(ctx, func(s *Snapshot, now time.Time) (amendment, error) {
+		r := s.byID[id]
+		if r == nil || r.expired(now) {
+			return amendment{}, ErrNotFound
+		}
+		next := *r
+		store, err := f(s, &next, now)
+		if err != nil || !store {
+			return amendment{}, err
+		}
+		return amendment{put: []*record{&next}, tightening: tightening}, nil
+	})
+	if err != nil {
+		return fmt.Errorf("%s registration %q: %w", doing, id, err)
+	}
+	return nil
+}
+
+// cleanProfiles copies, bounds and dedupes names, keeping their order.
+func cleanProfiles(names []string) ([]string, error) {
+	clean := make([]string, 0, len(names))
+	for _, name := range names {
+		if name == "" || len(name) > maxProfileName || cleanText(name, maxProfileName) != name {
+			return nil, fmt.Errorf("%w: profile name %q", ErrInvalid, name)
+		}
+		if !slices.Contains(clean, name) {
+			clean = append(clean, name)
+		}
+	}
+	if len(clean) > maxProfiles {
+		return nil, fmt.Errorf("%w: more than %d profiles", ErrInvalid, maxProfiles)
+	}
+	return clean, nil
+}

@@ -1,0 +1,177 @@
+package registry
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"time"
+)
+
+// tendInterval is how often expired registrations are looked for and what is
+// written lazily is written.
+const tendInterval = time.Second
+
+// Open opens or creates clawpatrol.db in cfg.Dir, and master.key beside it.
+// Where the operator can do something about a failure, the error is an
+// *OpenError with a hint.
+func Open(ctx context.Context, cfg Config) (*DB, error) {
+	db, err := open(ctx, cfg)
+	if err != nil {
+		return nil, fmt.Errorf("opening registry: %w", err)
+	}
+	return db, nil
+}
+
+func open(ctx context.Context, cfg Config) (_ *DB, err error) {
+	db := &DB{
+		log:     cfg.Log,
+		now:     cfg.Now,
+		writing: make(chan struct{}, 1),
+		retired: make(map[int]time.Time),
+		unsaved: make(map[ID]bool),
+		closing: make(chan struct{}),
+	}
+	if db.log == nil {
+		db.log = slog.New(slog.DiscardHandler)
+	}
+	if db.now == nil {
+		db.now = time.Now
+	}
+	if db.plan, err = newAddressPlan(cfg.Subnets); err != nil {
+		return nil, &OpenError{Err: ErrSubnets, Detail: "dividing the tunnel subnets: " + err.Error(),
+			Advice: `set wireguard.subnets to one IPv4 and one IPv6 prefix, such as ["10.55.0.0/16", "fd55:c1a5::/48"]`}
+	}
+	if err := prepareDir(cfg.Dir); err != nil {
+		return nil, err
+	}
+	if db.lock, err = lockDir(cfg.Dir); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			_ = db.closeFiles() // err says more
+		}
+	}()
+	path := filepath.Join(cfg.Dir, fileDB)
+	if err := createDBFile(path); err != nil {
+		return nil, err
+	}
+	if db.write, db.read, err = openSQLite(path); err != nil {
+		return nil, err
+	}
+	if err := migrate(ctx, db.write, embedded); err != nil {
+		return nil, err
+	}
+	if db.seal, err = unlock(ctx, db.write, cfg.Dir); err != nil {
+		return nil, err
+	}
+	for _, load := range []func(context.Context) error{
+		db.checkSubnets, db.loadRegistrations, db.loadVirtual, db.loadCredentials, db.loadNamed, db.loadSessions,
+	} {
+		if err := load(ctx); err != nil {
+			return nil, err
+		}
+	}
+	if db.actions, err = openActionLog(ctx, db); err != nil {
+		return nil, err
+	}
+	db.tending.Go(db.tend)
+	return db, nil
+}
+
+// checkSubnets refuses other subnets than the ones registrations got their
+// addresses from: agent hosts have those configured.
+func (db *DB) checkSubnets(ctx context.Context) error {
+	now := db.plan.subnet4.String() + " " + db.plan.subnet6.String()
+	var before string
+	err := db.write.QueryRowContext(ctx, "SELECT value FROM settings WHERE name = 'subnets'").Scan(&before)
+	if err != nil && !errors.Is(err, sql.ErrNoRows) {
+		return err
+	}
+	if before == now {
+		return nil
+	}
+	var held int
+	if err := db.write.QueryRowContext(ctx, "SELECT count(*) FROM registrations WHERE state <> 'revoked'").Scan(&held); err != nil {
+		return err
+	}
+	if held > 0 {
+		return &OpenError{Err: ErrSubnets,
+			Detail: fmt.Sprintf("wireguard.subnets is now %s, but %d registrations have addresses in %s", now, held, before),
+			Advice: "set wireguard.subnets back; to change it, revoke every registration first and let agent hosts join again"}
+	}
+	return db.commit(ctx, func(ctx context.Context, tx *sql.Tx) error {
+		_, err := tx.ExecContext(ctx, `INSERT INTO settings (name, value) VALUES ('subnets', ?)
+			ON CONFLICT (name) DO UPDATE SET value = excluded.value`, now)
+		return err
+	})
+}
+
+// tend is the goroutine that does what no call asks for.
+func (db *DB) tend() {
+	tick := time.NewTicker(tendInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-db.closing:
+			return
+		case <-tick.C:
+			if err := db.tendOnce(); err != nil && !errors.Is(err, ErrClosed) {
+				db.log.Error("registry: storing in the background failed", "err", err)
+			}
+		}
+	}
+}
+
+func (db *DB) tendOnce() error {
+	ctx := context.Background()
+	end, err := db.begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer end()
+	now := db.clock()
+	return errors.Join(
+		db.expire(ctx, now),
+		db.saveUnsaved(ctx, now),
+		db.saveVirtualUse(ctx, now, virtualUseInterval),
+	)
+}
+
+// Close flushes the action log and closes the database. Calls in progress
+// finish or fail with ErrClosed.
+func (db *DB) Close() error {
+	db.closed.Do(func() {
+		close(db.closing)
+		db.tending.Wait()
+		logErr := db.actions.close()
+		db.writing <- struct{}{} // never given back: nothing is written from here on
+		ctx := context.Background()
+		err := errors.Join(logErr,
+			db.saveUnsaved(ctx, db.clock()),
+			db.saveVirtualUse(ctx, db.clock(), 0),
+			db.closeFiles())
+		if err != nil {
+			db.closeErr = fmt.Errorf("closing registry: %w", err)
+		}
+	})
+	return db.closeErr
+}
+
+// closeFiles closes what is open, the lock last.
+func (db *DB) closeFiles() error {
+	var errs []error
+	if db.read != nil {
+		errs = append(errs, db.read.Close())
+	}
+	if db.write != nil {
+		errs = append(errs, db.write.Close())
+	}
+	if db.lock != nil {
+		errs = append(errs, db.lock.Close())
+	}
+	return errors.Join(errs...)
+}
