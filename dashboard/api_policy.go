@@ -1,0 +1,99 @@
+package dashboard
+
+import (
+	"net"
+	"net/http"
+	"strconv"
+)
+
+type endpointView struct {
+	Type    string   `json:"type"`
+	Name    string   `json:"name"`
+	Hosts   []string `json:"hosts"`             // host:port
+	Address string   `json:"address,omitempty"` // where it is dialled instead
+	OwnCA   bool     `json:"ca_file"`           // verified against ca_file instead of the system's roots
+	Cookies string   `json:"cookies"`           // "pass" or "strip"
+}
+
+type profileView struct {
+	Name        string   `json:"name"`
+	Credentials []string `json:"credentials"` // refs
+	Default     bool     `json:"default"`
+}
+
+func (d *dashboard) listEndpoints(w http.ResponseWriter, _ *http.Request) {
+	var items []endpointView
+	for _, e := range d.Policy().Endpoints {
+		v := endpointView{Type: e.Type, Name: e.Name, Hosts: []string{}, OwnCA: e.RootCAs != nil, Cookies: "strip"}
+		for _, h := range e.Hosts {
+			v.Hosts = append(v.Hosts, net.JoinHostPort(h.Name, strconv.Itoa(int(h.Port))))
+		}
+		if e.Address.IsValid() {
+			v.Address = e.Address.String()
+		}
+		if e.PassCookies {
+			v.Cookies = "pass"
+		}
+		items = append(items, v)
+	}
+	writeList(w, items, "")
+}
+
+func (d *dashboard) listProfiles(w http.ResponseWriter, _ *http.Request) {
+	var items []profileView
+	for _, p := range d.Policy().Profiles {
+		v := profileView{Name: p.Name, Credentials: []string{}, Default: p.Default}
+		for _, c := range p.Credentials {
+			v.Credentials = append(v.Credentials, c.Ref())
+		}
+		items = append(items, v)
+	}
+	writeList(w, items, "")
+}
+
+func (d *dashboard) listCredentials(w http.ResponseWriter, r *http.Request) {
+	items, err := d.credentials(r.Context())
+	if err != nil {
+		d.fail(w, r, err)
+		return
+	}
+	writeList(w, items, "")
+}
+
+func (d *dashboard) setCredentialAPI(w http.ResponseWriter, r *http.Request) {
+	var req struct {
+		Slots map[string]string `json:"slots"`
+	}
+	if err := readJSON(r, &req); err != nil {
+		d.fail(w, r, err)
+		return
+	}
+	if err := d.setCredential(r, req.Slots); err != nil {
+		d.fail(w, r, err)
+		return
+	}
+	done(w)
+}
+
+func (d *dashboard) clearCredentialAPI(w http.ResponseWriter, r *http.Request) {
+	if err := d.clearCredential(r); err != nil {
+		d.fail(w, r, err)
+		return
+	}
+	done(w)
+}
+
+func (d *dashboard) setSecretAPI(w http.ResponseWriter, r *http.Request) {
+	var req struct {
+		Value string `json:"value"`
+	}
+	if err := readJSON(r, &req); err != nil {
+		d.fail(w, r, err)
+		return
+	}
+	if err := d.setSecret(r, req.Value); err != nil {
+		d.fail(w, r, err)
+		return
+	}
+	done(w)
+}

@@ -1,0 +1,83 @@
+package dashboard
+
+import (
+	"encoding/json"
+	"net/http"
+)
+
+func (d *dashboard) listRegistrations(w http.ResponseWriter, _ *http.Request) {
+	all := d.Registry.Snapshot().All()
+	items := make([]registrationView, 0, len(all))
+	for _, reg := range all {
+		items = append(items, d.registrationView(reg, all))
+	}
+	writeList(w, items, "")
+}
+
+func (d *dashboard) getRegistration(w http.ResponseWriter, r *http.Request) {
+	reg, err := d.registration(r)
+	if err != nil {
+		d.fail(w, r, err)
+		return
+	}
+	writeJSON(w, http.StatusOK, d.registrationView(reg, d.Registry.Snapshot().All()))
+}
+
+func (d *dashboard) approveAPI(w http.ResponseWriter, r *http.Request) {
+	var req struct {
+		Profiles []string        `json:"profiles"`
+		UserCode string          `json:"user_code"`
+		Repin    json.RawMessage `json:"repin"`
+	}
+	if err := readJSON(r, &req); err != nil {
+		d.fail(w, r, err)
+		return
+	}
+	if len(req.Repin) > 0 {
+		d.fail(w, r, &failure{http.StatusUnprocessableEntity, "repin_unsupported", "repin is not supported by this gateway yet", "approve without it: the pin is kept"})
+		return
+	}
+	if err := d.approve(r, req.Profiles, req.UserCode); err != nil {
+		d.fail(w, r, err)
+		return
+	}
+	d.getRegistration(w, r)
+}
+
+func (d *dashboard) profilesAPI(w http.ResponseWriter, r *http.Request) {
+	var req struct {
+		Profiles []string `json:"profiles"`
+	}
+	if err := readJSON(r, &req); err != nil {
+		d.fail(w, r, err)
+		return
+	}
+	if err := d.setProfiles(r, req.Profiles); err != nil {
+		d.fail(w, r, err)
+		return
+	}
+	d.getRegistration(w, r)
+}
+
+func (d *dashboard) blockAPI(w http.ResponseWriter, r *http.Request) {
+	var req struct {
+		Reason string `json:"reason"`
+	}
+	if err := readJSON(r, &req); err != nil {
+		d.fail(w, r, err)
+		return
+	}
+	if err := d.block(r, req.Reason); err != nil {
+		d.fail(w, r, err)
+		return
+	}
+	d.getRegistration(w, r)
+}
+
+func (d *dashboard) revokeAPI(w http.ResponseWriter, r *http.Request) {
+	if err := d.revoke(r); err != nil {
+		d.fail(w, r, err)
+		return
+	}
+	done(w)
+}

@@ -1,0 +1,211 @@
+package dashboard
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/clawpatrol/clawpatrol/policy"
+	"github.com/clawpatrol/clawpatrol/registry"
+	"github.com/clawpatrol/clawpatrol/secret"
+)
+
+// maxSecret bounds one secret value in bytes.
+const maxSecret = 64 << 10
+
+// slotsOf lists the secret values each credential type takes.
+var slotsOf = map[string][]policy.Slot{
+	"bearer":   {{Name: "secret"}},
+	"basic":    {{Name: "secret"}},
+	"header":   {{Name: "secret"}},
+	"query":    {{Name: "secret"}},
+	"cookie":   {{Name: "secret"}},
+	"postgres": {{Name: "password"}},
+	"ssh_key":  {{Name: "private_key"}, {Name: "passphrase", Optional: true}},
+}
+
+// multiline are the slots whose values have lines; every other value travels in
+// one line of a protocol, where a line break would begin another.
+var multiline = []string{"private_key"}
+
+// credentialView is what the API shows of a credential: never a value.
+type credentialView struct {
+	Type     string     `json:"type"`
+	Name     string     `json:"name"`
+	Endpoint string     `json:"endpoint"` // ref; empty where the policy has no such credential
+	Slots    []slotView `json:"slots"`
+	Profiles []string   `json:"profiles"` // that hold it
+	Env      string     `json:"env,omitempty"`
+	// Unused: stored, but the policy in force does not have it.
+	Unused bool `json:"unused"`
+}
+
+type slotView struct {
+	Name     string     `json:"name"`
+	Optional bool       `json:"optional"`
+	Set      bool       `json:"set"`
+	SetAt    *time.Time `json:"set_at"` // null: not set
+}
+
+// credentials joins the policy with what is stored: the policy's in file order,
+// then what is stored for none of them.
+func (d *dashboard) credentials(ctx context.Context) ([]credentialView, error) {
+	stored, err := d.Registry.Credentials(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("listing credentials: %w", err)
+	}
+	byRef := make(map[string]registry.CredentialStatus, len(stored))
+	for _, s := range stored {
+		byRef[s.Ref] = s
+	}
+	p := d.Policy()
+	var views []credentialView
+	for _, c := range p.Credentials {
+		v := credentialView{Type: c.Type, Name: c.Name, Env: c.Env, Profiles: []string{}, Slots: slotViews(c.Type, byRef[c.Ref()].Slots)}
+		if c.Endpoint != nil {
+			v.Endpoint = c.Endpoint.Ref()
+		}
+		for _, pr := range p.Profiles {
+			if slices.Contains(pr.Credentials, c) {
+				v.Profiles = append(v.Profiles, pr.Name)
+			}
+		}
+		views = append(views, v)
+		delete(byRef, c.Ref())
+	}
+	for _, s := range stored {
+		if _, left := byRef[s.Ref]; !left || len(s.Slots) == 0 {
+			continue
+		}
+		typ, name, _ := strings.Cut(s.Ref, ".")
+		views = append(views, credentialView{Type: typ, Name: name, Profiles: []string{}, Unused: true, Slots: slotViews(typ, s.Slots)})
+	}
+	return views, nil
+}
+
+func slotViews(typ string, stored map[string]time.Time) []slotView {
+	views := []slotView{}
+	for _, s := range slotsOf[typ] {
+		at := stored[s.Name]
+		views = append(views, slotView{Name: s.Name, Optional: s.Optional, Set: !at.IsZero(), SetAt: optionalTime(at)})
+	}
+	return views
+}
+
+func (d *dashboard) policyCredential(r *http.Request) (*policy.Credential, error) {
+	typ, name := r.PathValue("type"), r.PathValue("name")
+	for _, c := range d.Policy().Credentials {
+		if c.Type == typ && c.Name == name {
+			return c, nil
+		}
+	}
+	return nil, &failure{http.StatusNotFound, "unknown_credential", "the policy has no such credential", "declare it in gateway.hcl first"}
+}
+
+// setCredential seals slot values. Slots that are not named keep theirs.
+func (d *dashboard) setCredential(r *http.Request, values map[string]string) error {
+	c, err := d.policyCredential(r)
+	if err != nil {
+		return err
+	}
+	if len(values) == 0 {
+		return &failure{http.StatusUnprocessableEntity, "no_slots", "no slot is given", "slots of " + c.Type + ": " + slotNames(c.Type)}
+	}
+	slots := make(map[string]secret.Secret, len(values))
+	for name, value := range values {
+		if !slices.ContainsFunc(slotsOf[c.Type], func(s policy.Slot) bool { return s.Name == name }) {
+			return &failure{http.StatusUnprocessableEntity, "unknown_slot", fmt.Sprintf("a %s credential has no slot %q", c.Type, shown(name)), "slots of " + c.Type + ": " + slotNames(c.Type)}
+		}
+		value, err := secretValue(name, value)
+		if err != nil {
+			return err
+		}
+		slots[name] = secret.New([]byte(value))
+	}
+	if err := d.Registry.SetCredential(context.WithoutCancel(r.Context()), c.Ref(), slots); err != nil {
+		return fmt.Errorf("storing a credential: %w", err)
+	}
+	d.Log.Info("credential set", "credential", c.Ref(), "operator", source(r))
+	return nil
+}
+
+func slotNames(typ string) string {
+	var names []string
+	for _, s := range slotsOf[typ] {
+		names = append(names, s.Name)
+	}
+	return strings.Join(names, ", ")
+}
+
+// secretValue checks a value for the named slot and returns it without the line
+// break that files and pastes end with. Its errors do not quote the value.
+func secretValue(slot, value string) (string, error) {
+	bad := func(why string) error {
+		return &failure{http.StatusUnprocessableEntity, "bad_value", fmt.Sprintf("the value of %q %s", shown(slot), why), ""}
+	}
+	if slices.Contains(multiline, slot) {
+		switch {
+		case strings.TrimSpace(value) == "":
+			return "", bad("is empty")
+		case len(value) > maxSecret:
+			return "", bad("is longer than 64 KiB")
+		case strings.ContainsRune(value, 0):
+			return "", bad("has a NUL byte")
+		}
+		return value, nil
+	}
+	value = strings.TrimSuffix(strings.TrimSuffix(value, "\n"), "\r")
+	switch {
+	case value == "":
+		return "", bad("is empty")
+	case len(value) > maxSecret:
+		return "", bad("is longer than 64 KiB")
+	case hasControl(value): // RFC 9110 section 5.5
+		return "", bad("has a line break or another control character")
+	}
+	return value, nil
+}
+
+// clearCredential removes what is stored, also for a credential that the policy
+// no longer has.
+func (d *dashboard) clearCredential(r *http.Request) error {
+	ref := r.PathValue("type") + "." + r.PathValue("name")
+	views, err := d.credentials(r.Context())
+	if err != nil {
+		return err
+	}
+	if !slices.ContainsFunc(views, func(v credentialView) bool { return v.Type+"."+v.Name == ref }) {
+		return &failure{http.StatusNotFound, "unknown_credential", "there is no such credential", ""}
+	}
+	if err := d.Registry.ClearCredential(context.WithoutCancel(r.Context()), ref); err != nil {
+		return fmt.Errorf("clearing a credential: %w", err)
+	}
+	d.Log.Info("credential cleared", "credential", ref, "operator", source(r))
+	return nil
+}
+
+// secretName is what {{secret:NAME}} and CLAWPATROL_SECRET_NAME can spell.
+var secretName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,63}$`)
+
+// setSecret seals a named secret.
+func (d *dashboard) setSecret(r *http.Request, value string) error {
+	name := r.PathValue("name")
+	if !secretName.MatchString(name) {
+		return &failure{http.StatusUnprocessableEntity, "bad_name", "a secret's name is a letter or underscore, then letters, digits and underscores, 64 at most", ""}
+	}
+	switch {
+	case value == "":
+		return &failure{http.StatusUnprocessableEntity, "bad_value", "the value is empty", ""}
+	case len(value) > maxSecret:
+		return &failure{http.StatusUnprocessableEntity, "bad_value", "the value is longer than 64 KiB", ""}
+	}
+	if err := d.Registry.SetSecret(context.WithoutCancel(r.Context()), name, secret.New([]byte(value))); err != nil {
+		return fmt.Errorf("storing a secret: %w", err)
+	}
+	d.Log.Info("secret set", "secret", name, "operator", source(r))
+	return nil
+}

@@ -1,0 +1,64 @@
+package dashboard
+
+import (
+	"errors"
+	"net/http"
+
+	"github.com/clawpatrol/clawpatrol/registry"
+)
+
+// failure is why a request was not done: a status and a code for programs, a
+// message and perhaps a hint for the operator. It never quotes a secret.
+type failure struct {
+	status  int
+	code    string
+	message string
+	hint    string
+}
+
+func (f *failure) Error() string { return f.message }
+
+var (
+	internal     = &failure{http.StatusInternalServerError, "internal", "the gateway failed; its log says why", ""}
+	notFound     = &failure{http.StatusNotFound, "not_found", "there is no such thing here", ""}
+	unauthorized = &failure{http.StatusUnauthorized, "unauthorized", "an operator's credential is required", "log in, or send the root password as X-Clawpatrol-Secret"}
+	setupNeeded  = &failure{http.StatusForbidden, "setup_required", "no root password has been set yet", "open /setup, or POST /api/setup"}
+)
+
+func badRequest(message string) *failure {
+	return &failure{http.StatusBadRequest, "bad_request", message, ""}
+}
+
+// failureOf is the one place that turns errors into statuses. An error it does
+// not know is logged and shown as internal.
+func (d *dashboard) failureOf(err error) *failure {
+	if f, ok := errors.AsType[*failure](err); ok {
+		return f
+	}
+	switch {
+	case errors.Is(err, registry.ErrNotFound):
+		return &failure{http.StatusNotFound, "not_found", "no such registration", ""}
+	case errors.Is(err, registry.ErrCodeRequired):
+		return &failure{http.StatusConflict, "user_code_required", "several pending registrations look alike", "give user_code as the agent host shows it"}
+	case errors.Is(err, registry.ErrState):
+		return &failure{http.StatusConflict, "wrong_state", "not possible in the registration's present state", ""}
+	}
+	if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge {
+		return &failure{http.StatusRequestEntityTooLarge, "body_too_large", "the request body is larger than 1 MiB", ""}
+	}
+	d.Log.Error("dashboard: request failed", "err", err)
+	return internal
+}
+
+// fail answers err in the form of the path: JSON for the API, a page otherwise.
+func (d *dashboard) fail(w http.ResponseWriter, r *http.Request, err error) {
+	f := d.failureOf(err)
+	if f.status == http.StatusTooManyRequests || f.status == http.StatusServiceUnavailable {
+		w.Header().Set("Retry-After", "30")
+	}
+	if isAPI(r.URL.Path) {
+		writeFailure(w, f)
+		return
+	}
+	d.render(w, f.status, "error", page{Title: http.StatusText(f.status), Error: f.message, Hint: f.hint})
+}

@@ -1,0 +1,103 @@
+package dashboard
+
+import (
+	"bytes"
+	"embed"
+	"fmt"
+	"html/template"
+	"io/fs"
+	"net/http"
+	"path"
+	"strings"
+)
+
+//go:embed pages/*.html
+var pageFiles embed.FS
+
+//go:embed static/style.css
+var styleSheet []byte
+
+// pageSet is every page's template, parsed once, by file name without ".html".
+type pageSet map[string]*template.Template
+
+// page is what the layout needs; Body is the page's own.
+type page struct {
+	Title   string
+	Section string // of the navigation; empty: not signed in, no navigation
+	Done    string // what has just been done
+	Error   string
+	Hint    string
+	Waiting int // registrations that wait for approval
+	Body    any
+}
+
+func parsePages() (pageSet, error) {
+	names, err := fs.Glob(pageFiles, "pages/*.html")
+	if err != nil {
+		return nil, fmt.Errorf("listing pages: %w", err)
+	}
+	set := make(pageSet)
+	for _, file := range names {
+		name := strings.TrimSuffix(path.Base(file), ".html")
+		if name == "layout" {
+			continue
+		}
+		t, err := template.New("layout").Funcs(template.FuncMap{
+			"utc": utc, "at": at, "rfc3339": rfc3339, "size": size,
+		}).ParseFS(pageFiles, "pages/layout.html", file)
+		if err != nil {
+			return nil, fmt.Errorf("parsing %s: %w", file, err)
+		}
+		set[name] = t
+	}
+	return set, nil
+}
+
+// render executes a page into a buffer, so that a failure is still a clean 500.
+func (d *dashboard) render(w http.ResponseWriter, status int, name string, p page) {
+	var b bytes.Buffer
+	if err := d.pages[name].ExecuteTemplate(&b, "layout", p); err != nil {
+		d.Log.Error("dashboard: page failed", "page", name, "err", err)
+		http.Error(w, internal.message, http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "text/html; charset=utf-8")
+	w.WriteHeader(status)
+	_, _ = w.Write(b.Bytes())
+}
+
+// doneMessages are what ?done= may name: a link cannot make a page say anything
+// else.
+var doneMessages = map[string]string{
+	"approved": "Approved. Traffic of this registration may now flow.",
+	"profiles": "Profiles changed. Flows that they no longer cover are closed.",
+	"blocked":  "Blocked. Nothing of this registration is forwarded.",
+	"revoked":  "Revoked for good.",
+	"set":      "Stored. It is used from the next request on.",
+	"cleared":  "Cleared. Requests that need it are refused until it is set again.",
+}
+
+func doneMessage(r *http.Request) string { return doneMessages[r.URL.Query().Get("done")] }
+
+// showFailure fills p's message from err and returns the status to send.
+func (d *dashboard) showFailure(p *page, err error) int {
+	if err == nil {
+		return http.StatusOK
+	}
+	f := d.failureOf(err)
+	p.Error, p.Hint = f.message, f.hint
+	return f.status
+}
+
+// parseForm reads a posted form; the body is bounded already.
+func parseForm(r *http.Request) error {
+	if err := r.ParseForm(); err != nil {
+		return badRequest("the form could not be read")
+	}
+	return nil
+}
+
+func (d *dashboard) stylesheet(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "text/css; charset=utf-8")
+	_, _ = w.Write(styleSheet)
+}

@@ -1,0 +1,103 @@
+package dashboard
+
+import (
+	"net/http"
+	"net/url"
+	"slices"
+)
+
+// credentialRow is a credential on a page: all text made safe to look at.
+type credentialRow struct {
+	credentialView
+	Ref      string
+	Path     string // of its page
+	Complete bool   // every slot that is not optional is set
+	AnySet   bool
+	SetAt    string // of the newest slot
+}
+
+func newCredentialRow(v credentialView) credentialRow {
+	row := credentialRow{
+		credentialView: v,
+		Ref:            shown(v.Type + "." + v.Name),
+		Path:           "/credentials/" + url.PathEscape(v.Type) + "/" + url.PathEscape(v.Name),
+		Complete:       true,
+	}
+	for _, s := range v.Slots {
+		row.AnySet = row.AnySet || s.Set
+		row.Complete = row.Complete && (s.Set || s.Optional)
+		row.SetAt = max(row.SetAt, utc(s.SetAt))
+	}
+	return row
+}
+
+type credentialsBody struct{ Used, Unused []credentialRow }
+
+func (d *dashboard) credentialsPage(w http.ResponseWriter, r *http.Request) {
+	views, err := d.credentials(r.Context())
+	if err != nil {
+		d.fail(w, r, err)
+		return
+	}
+	var body credentialsBody
+	for _, v := range views {
+		if v.Unused {
+			body.Unused = append(body.Unused, newCredentialRow(v))
+		} else {
+			body.Used = append(body.Used, newCredentialRow(v))
+		}
+	}
+	d.render(w, http.StatusOK, "credentials", page{Title: "Credentials", Section: "credentials", Done: doneMessage(r), Waiting: d.waiting(), Body: body})
+}
+
+func (d *dashboard) credentialPage(w http.ResponseWriter, r *http.Request) {
+	d.showCredential(w, r, "credential", nil)
+}
+
+func (d *dashboard) clearCredentialPage(w http.ResponseWriter, r *http.Request) {
+	d.showCredential(w, r, "clear", nil)
+}
+
+func (d *dashboard) showCredential(w http.ResponseWriter, r *http.Request, name string, problem error) {
+	views, err := d.credentials(r.Context())
+	if err != nil {
+		d.fail(w, r, err)
+		return
+	}
+	i := slices.IndexFunc(views, func(v credentialView) bool { return v.Type == r.PathValue("type") && v.Name == r.PathValue("name") })
+	if i < 0 {
+		d.fail(w, r, notFound)
+		return
+	}
+	row := newCredentialRow(views[i])
+	p := page{Title: "Credential " + row.Ref, Section: "credentials", Waiting: d.waiting(), Body: row}
+	d.render(w, d.showFailure(&p, problem), name, p)
+}
+
+// credentialForm stores the slots that were filled in; an empty field keeps what
+// is stored, since a page cannot show it to be sent back.
+func (d *dashboard) credentialForm(w http.ResponseWriter, r *http.Request) {
+	err := parseForm(r)
+	if err == nil {
+		values := make(map[string]string)
+		for _, s := range slotsOf[r.PathValue("type")] {
+			if v := r.PostForm.Get("slot." + s.Name); v != "" {
+				values[s.Name] = v
+			}
+		}
+		err = d.setCredential(r, values)
+	}
+	if err != nil {
+		d.showCredential(w, r, "credential", err)
+		return
+	}
+	seeOther(w, r, "/credentials?done=set")
+}
+
+func (d *dashboard) clearCredentialForm(w http.ResponseWriter, r *http.Request) {
+	if err := d.clearCredential(r); err != nil {
+		d.showCredential(w, r, "clear", err)
+		return
+	}
+	seeOther(w, r, "/credentials?done=cleared")
+}

@@ -1,0 +1,183 @@
+package dashboard
+
+import (
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/clawpatrol/clawpatrol/registry"
+)
+
+// registrationRow is a registration on a page: all text made safe to look at.
+type registrationRow struct {
+	registrationView
+	Name, BlockedReason string
+	Observed            []string // the pin's addresses
+	Seen                string   // roughly when the last handshake was
+	// Code is empty where look-alikes wait: it must come from the agent host, not
+	// from the row the operator may be mistaken about.
+	Code string
+}
+
+func (d *dashboard) registrationRow(reg *registry.Registration, all []*registry.Registration) registrationRow {
+	v := d.registrationView(reg, all)
+	row := registrationRow{registrationView: v, Name: shown(v.Name), BlockedReason: shown(v.BlockedReason), Seen: ago(d.Now(), v.LastHandshake)}
+	for _, a := range []string{v.Pin.IPv4, v.Pin.IPv6} {
+		if a != "" {
+			row.Observed = append(row.Observed, a)
+		}
+	}
+	if reg.State == registry.Pending && !v.CodeRequired {
+		row.Code = v.UserCode
+	}
+	row.Profiles = nil
+	for _, p := range v.Profiles {
+		row.Profiles = append(row.Profiles, shown(p))
+	}
+	return row
+}
+
+type registrationsBody struct {
+	Waiting []registrationRow // pending, oldest first
+	Others  []registrationRow // newest first, revoked last
+}
+
+func (d *dashboard) registrationsPage(w http.ResponseWriter, r *http.Request) {
+	all := d.Registry.Snapshot().All()
+	var body registrationsBody
+	for _, reg := range all {
+		row := d.registrationRow(reg, all)
+		if reg.State == registry.Pending {
+			body.Waiting = append(body.Waiting, row)
+		} else {
+			body.Others = append(body.Others, row)
+		}
+	}
+	slices.Reverse(body.Others)
+	slices.SortStableFunc(body.Others, func(a, b registrationRow) int { return stateOrder(a.State) - stateOrder(b.State) })
+	d.render(w, http.StatusOK, "registrations", page{Title: "Registrations", Section: "registrations", Done: doneMessage(r), Waiting: len(body.Waiting), Body: body})
+}
+
+// stateOrder puts what needs an operator first.
+func stateOrder(state string) int {
+	return slices.Index([]string{string(registry.Blocked), string(registry.Approved), string(registry.Revoked)}, state)
+}
+
+type registrationBody struct {
+	registrationRow
+	Choices []profileChoice
+}
+
+// profileChoice is a profile's checkbox.
+type profileChoice struct {
+	Name        string
+	Credentials string
+	Ticked      bool
+	Missing     bool // assigned, but the policy in force does not have it
+}
+
+func (d *dashboard) registrationPage(w http.ResponseWriter, r *http.Request) {
+	d.showRegistration(w, r, "registration", nil)
+}
+
+func (d *dashboard) revokePage(w http.ResponseWriter, r *http.Request) {
+	d.showRegistration(w, r, "revoke", nil)
+}
+
+// showRegistration renders a page about one registration, with what went wrong
+// if it follows a form.
+func (d *dashboard) showRegistration(w http.ResponseWriter, r *http.Request, name string, problem error) {
+	reg, err := d.registration(r)
+	if err != nil {
+		d.fail(w, r, err)
+		return
+	}
+	row := d.registrationRow(reg, d.Registry.Snapshot().All())
+	p := page{
+		Title:   "Registration " + row.Name,
+		Section: "registrations",
+		Done:    doneMessage(r),
+		Waiting: d.waiting(),
+		Body:    registrationBody{row, d.profileChoices(reg)},
+	}
+	d.render(w, d.showFailure(&p, problem), name, p)
+}
+
+// profileChoices lists the policy's profiles. A registration that has none yet
+// gets the defaults ticked; the operator still has to approve.
+func (d *dashboard) profileChoices(reg *registry.Registration) []profileChoice {
+	var out []profileChoice
+	known := make(map[string]bool)
+	for _, p := range d.Policy().Profiles {
+		c := profileChoice{Name: p.Name, Ticked: slices.Contains(reg.Profiles, p.Name)}
+		if len(reg.Profiles) == 0 {
+			c.Ticked = p.Default
+		}
+		var refs []string
+		for _, cr := range p.Credentials {
+			refs = append(refs, cr.Ref())
+		}
+		c.Credentials = strings.Join(refs, ", ")
+		known[p.Name] = true
+		out = append(out, c)
+	}
+	for _, name := range reg.Profiles {
+		if !known[name] {
+			out = append(out, profileChoice{Name: shown(name), Missing: true})
+		}
+	}
+	return out
+}
+
+// waiting counts the registrations that wait for approval.
+func (d *dashboard) waiting() int {
+	n := 0
+	for _, reg := range d.Registry.Snapshot().All() {
+		if reg.State == registry.Pending {
+			n++
+		}
+	}
+	return n
+}
+
+// afterForm answers a form about a registration: back to its page, with what
+// was done, or the page again with what went wrong.
+func (d *dashboard) afterForm(w http.ResponseWriter, r *http.Request, did string, err error) {
+	if err != nil {
+		name := "registration"
+		if did == "revoked" {
+			name = "revoke"
+		}
+		d.showRegistration(w, r, name, err)
+		return
+	}
+	seeOther(w, r, "/registrations/"+r.PathValue("id")+"?done="+did)
+}
+
+func (d *dashboard) approveForm(w http.ResponseWriter, r *http.Request) {
+	err := parseForm(r)
+	if err == nil {
+		err = d.approve(r, r.PostForm["profile"], r.PostForm.Get("user_code"))
+	}
+	d.afterForm(w, r, "approved", err)
+}
+
+func (d *dashboard) profilesForm(w http.ResponseWriter, r *http.Request) {
+	err := parseForm(r)
+	if err == nil {
+		err = d.setProfiles(r, r.PostForm["profile"])
+	}
+	d.afterForm(w, r, "profiles", err)
+}
+
+func (d *dashboard) blockForm(w http.ResponseWriter, r *http.Request) {
+	err := parseForm(r)
+	if err == nil {
+		err = d.block(r, r.PostForm.Get("reason"))
+	}
+	d.afterForm(w, r, "blocked", err)
+}
+
+func (d *dashboard) revokeForm(w http.ResponseWriter, r *http.Request) {
+	d.afterForm(w, r, "revoked", d.revoke(r))
+}

@@ -1,0 +1,169 @@
+package dashboard
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/clawpatrol/clawpatrol/registry"
+)
+
+const (
+	cookieName   = "cp_dash"
+	secretHeader = "X-Clawpatrol-Secret"
+
+	sessionLife  = 12 * time.Hour
+	sessionBytes = 32
+	maxCookies   = 4 // of our name that are looked at: another port of this host may set more
+)
+
+func (d *dashboard) passwordExists(r *http.Request) (bool, error) {
+	hash, err := d.Registry.RootPasswordHash(r.Context())
+	if err != nil {
+		return false, fmt.Errorf("reading the root password's hash: %w", err)
+	}
+	return len(hash) > 0, nil
+}
+
+// authenticate returns nil if r carries an operator's credential.
+func (d *dashboard) authenticate(r *http.Request) error {
+	for i, c := range r.CookiesNamed(cookieName) {
+		if i == maxCookies {
+			break
+		}
+		if hash, ok := tokenHash(c.Value); ok && d.Registry.SessionValid(hash) {
+			return nil
+		}
+	}
+	header := r.Header.Values(secretHeader)
+	if len(header) != 1 || header[0] == "" {
+		return unauthorized
+	}
+	err := d.passwords.check(r.Context(), source(r), header[0], true)
+	if errors.Is(err, wrongPassword) {
+		d.Log.Warn("dashboard: wrong password in header", "source", source(r))
+		return unauthorized
+	}
+	return err
+}
+
+// tokenHash returns what the registry knows a session token by. Only hashes are
+// compared, so how long a comparison takes says nothing about a token.
+func tokenHash(token string) (hash [32]byte, ok bool) {
+	raw, err := base64.RawURLEncoding.DecodeString(token)
+	if err != nil || len(raw) != sessionBytes {
+		return hash, false
+	}
+	return sha256.Sum256(raw), true
+}
+
+// openSession starts a session and sets its cookie.
+func (d *dashboard) openSession(ctx context.Context, w http.ResponseWriter) error {
+	raw := make([]byte, sessionBytes)
+	rand.Read(raw)
+	expires := d.Now().Add(sessionLife)
+	if err := d.Registry.NewSession(ctx, sha256.Sum256(raw), expires); err != nil {
+		return fmt.Errorf("opening a session: %w", err)
+	}
+	http.SetCookie(w, d.cookie(base64.RawURLEncoding.EncodeToString(raw), int(sessionLife.Seconds())))
+	return nil
+}
+
+func (d *dashboard) cookie(value string, maxAge int) *http.Cookie {
+	return &http.Cookie{
+		Name:     cookieName,
+		Value:    value,
+		Path:     "/",
+		MaxAge:   maxAge,
+		HttpOnly: true,
+		Secure:   d.TLS, // off loopback the listener is TLS: New sees to it
+		SameSite: http.SameSiteStrictMode,
+	}
+}
+
+// logIn checks the password and opens a session.
+func (d *dashboard) logIn(w http.ResponseWriter, r *http.Request, password string) error {
+	if err := d.passwords.check(r.Context(), source(r), password, false); err != nil {
+		d.Log.Warn("dashboard: log-in refused", "source", source(r), "why", d.failureOf(err).code)
+		return err
+	}
+	if err := d.openSession(r.Context(), w); err != nil {
+		return err
+	}
+	d.Log.Info("dashboard: logged in", "source", source(r))
+	return nil
+}
+
+// setUp stores the first root password and opens a session. Two at once: the
+// registry lets one win.
+func (d *dashboard) setUp(w http.ResponseWriter, r *http.Request, password, code string) error {
+	from := source(r)
+	if err := CheckPassword(password); err != nil {
+		return &failure{http.StatusUnprocessableEntity, "bad_password", err.Error(), fmt.Sprintf("%d to %d bytes", minPassword, maxPassword)}
+	}
+	try, ok := d.passwords.attempts.take(from)
+	if !ok {
+		return tooManyTries
+	}
+	if err := d.checkCode(r.Context(), from, code); err != nil {
+		return err
+	}
+	hash, err := d.passwords.hash(r.Context(), password)
+	if err != nil {
+		return err
+	}
+	// Not cut off with the connection: the password would be set and nobody told.
+	ctx := context.WithoutCancel(r.Context())
+	if err := d.Registry.SetRootPasswordHash(ctx, hash, true); errors.Is(err, registry.ErrState) {
+		return alreadySet
+	} else if err != nil {
+		return fmt.Errorf("storing the root password: %w", err)
+	}
+	d.passwords.attempts.succeeded(try)
+	d.Log.Info("dashboard: root password set", "source", from)
+	return d.openSession(ctx, w)
+}
+
+// checkCode compares the one-time code that a reset asks for.
+func (d *dashboard) checkCode(ctx context.Context, from netip.Addr, code string) error {
+	want, required, err := d.Registry.SetupCodeHash(ctx)
+	if err != nil {
+		return fmt.Errorf("reading the set-up code's hash: %w", err)
+	}
+	if !required {
+		return nil
+	}
+	got := sha256.Sum256([]byte(strings.ToUpper(strings.TrimSpace(code))))
+	if subtle.ConstantTimeCompare(got[:], want[:]) != 1 {
+		d.Log.Warn("dashboard: wrong set-up code", "source", from)
+		return wrongCode
+	}
+	return nil
+}
+
+// logOut ends the sessions of r's cookies and clears the cookie.
+func (d *dashboard) logOut(w http.ResponseWriter, r *http.Request) error {
+	for i, c := range r.CookiesNamed(cookieName) {
+		if i == maxCookies {
+			break
+		}
+		hash, ok := tokenHash(c.Value)
+		if !ok {
+			continue
+		}
+		if err := d.Registry.EndSession(r.Context(), hash); err != nil {
+			return fmt.Errorf("ending a session: %w", err)
+		}
+	}
+	http.SetCookie(w, d.cookie("", -1))
+	d.Log.Info("dashboard: logged out", "source", source(r))
+	return nil
+}
