@@ -32,9 +32,23 @@ func (c *compiler) errorf(rng hcl.Range, summary, detail string, args ...any) {
 	})
 }
 
+// invalid reports a value that was read but makes no sense. The error's text is
+// a sentence but for its capital and its full stop.
+func (c *compiler) invalid(rng hcl.Range, attribute string, err error) {
+	text := err.Error()
+	first, _, _ := strings.Cut(text, " ")
+	if strings.Trim(first, "abcdefghijklmnopqrstuvwxyz") == "" { // a word, and no address or name
+		text = strings.ToUpper(text[:1]) + text[1:]
+	}
+	if last := text[len(text)-1]; last != '?' && last != '.' {
+		text += "."
+	}
+	c.errorf(rng, "Invalid "+attribute, "%s", text)
+}
+
 // duplicate reports that what stands at again stood at first already.
 func (c *compiler) duplicate(again, first hcl.Range, summary, detail string) {
-	c.errorf(again, summary, "%s; the other is at %s:%d.", detail, first.Filename, first.Start.Line)
+	c.errorf(again, summary, "%s; the first is at %s:%d.", detail, first.Filename, first.Start.Line)
 }
 
 // DiagnosticsError is a policy that does not compile. Its text is every

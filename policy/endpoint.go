@@ -128,7 +128,8 @@ func (c *compiler) endpointHosts(e *Endpoint, s section, t endpointType) {
 			continue
 		}
 		if first, ok := c.hosts[h]; ok {
-			c.duplicate(item.rng, first.rng, "Host listed twice", fmt.Sprintf("%s is claimed by %s and by %s", hostText(h), first.ref, e.Ref()))
+			detail := fmt.Sprintf("%s belongs to %s already", hostText(h), first.ref)
+			c.duplicate(item.rng, first.rng, "Host listed twice", detail)
 			continue
 		}
 		c.hosts[h] = hostPlace{e.Ref(), item.rng}

@@ -8,8 +8,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
-
-	"github.com/hashicorp/hcl/v2"
 )
 
 // Defaults of the gateway and wireguard blocks.
@@ -224,16 +222,6 @@ func (c *compiler) listen(s section, fallback string) string {
 		c.invalid(v.rng, "listen", err)
 	}
 	return addr
-}
-
-// invalid reports a value that was read but makes no sense. The error is a
-// sentence without its full stop.
-func (c *compiler) invalid(rng hcl.Range, attribute string, err error) {
-	text := err.Error()
-	if last := text[len(text)-1]; last != '?' && last != '.' {
-		text += "."
-	}
-	c.errorf(rng, "Invalid "+attribute, "%s", text)
 }
 
 // path resolves a path of the file against the file's directory. An empty one

@@ -61,9 +61,9 @@ func (c *compiler) value(expr hclsyntax.Expression, a attribute) (value, bool) {
 	case refKind:
 		return c.reference(expr)
 	case stringListKind:
-		return c.list(expr, "strings in brackets", c.stringValue)
+		return c.list(expr, "a list of strings, in brackets", c.stringValue)
 	case refListKind:
-		return c.list(expr, "references in brackets, such as [bearer.github_token]", c.reference)
+		return c.list(expr, "a list of references, such as [bearer.github_token]", c.reference)
 	default:
 		panic(fmt.Sprintf("policy: attribute %q has no kind", a.name))
 	}
@@ -144,10 +144,14 @@ func describe(expr hclsyntax.Expression) string {
 	case *hclsyntax.ObjectConsExpr:
 		return "an object"
 	case *hclsyntax.ScopeTraversalExpr:
-		if len(e.Traversal) == 1 {
+		switch len(e.Traversal) {
+		case 1:
 			return "a word without quotes"
+		case 2:
+			if _, ok := e.Traversal[1].(hcl.TraverseAttr); ok {
+				return "a reference"
+			}
 		}
-		return "a reference"
 	case *hclsyntax.LiteralValueExpr:
 		switch {
 		case e.Val.IsNull():

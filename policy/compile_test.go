@@ -1,0 +1,102 @@
+package policy_test
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/txtar"
+
+	"github.com/clawpatrol/clawpatrol/policy"
+)
+
+var update = flag.Bool("update", false, "rewrite the golden files in testdata")
+
+// TestCompile loads the gateway.hcl of every archive and compares what comes
+// out, diagnostics or policy, with the archive's "want".
+func TestCompile(t *testing.T) {
+	files, err := filepath.Glob("testdata/compile/*.txtar")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no cases: %v", err)
+	}
+	for _, file := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(file), ".txtar"), func(t *testing.T) {
+			ar, err := txtar.ParseFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			dir := t.TempDir()
+			for _, f := range ar.Files {
+				if err := os.WriteFile(filepath.Join(dir, f.Name), f.Data, 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			got := outcome(t, filepath.Join(dir, "gateway.hcl"))
+			got = strings.ReplaceAll(got, dir, "$DIR")
+			for i, f := range ar.Files {
+				if f.Name != "want" {
+					continue
+				}
+				if *update {
+					ar.Files[i].Data = []byte(got)
+					if err := os.WriteFile(file, txtar.Format(ar), 0o644); err != nil {
+						t.Fatal(err)
+					}
+				} else if got != string(f.Data) {
+					t.Errorf("got:\n%s\nwant:\n%s", got, f.Data)
+				}
+				return
+			}
+			t.Fatal("the archive has no file want")
+		})
+	}
+}
+
+// outcome returns a policy's dump, or its diagnostics.
+func outcome(t *testing.T, path string) string {
+	t.Helper()
+	p, err := policy.Load(path, policy.Options{})
+	if err == nil {
+		return dump(p)
+	}
+	if p != nil {
+		t.Error("a policy was returned beside an error")
+	}
+	var invalid *policy.DiagnosticsError
+	if !errors.As(err, &invalid) {
+		t.Fatalf("not a DiagnosticsError: %v", err)
+	}
+	return invalid.Error() + "\n"
+}
+
+// dump prints all that a Policy says.
+func dump(p *policy.Policy) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "gateway %+v\n", p.Gateway)
+	fmt.Fprintf(&b, "public host %s\n", p.Gateway.PublicHost())
+	fmt.Fprintf(&b, "wireguard %+v\n", p.WireGuard)
+	fmt.Fprintf(&b, "dns %v\n", p.DNS.Upstream)
+	fmt.Fprintf(&b, "egress %+v\n", p.Egress)
+	for _, e := range p.Endpoints {
+		fmt.Fprintf(&b, "endpoint %s hosts=%v address=%v roots=%t cookies=%t\n", e.Ref(), e.Hosts, e.Address, e.RootCAs != nil, e.PassCookies)
+	}
+	for _, c := range p.Credentials {
+		fmt.Fprintf(&b, "credential %s endpoint=%s username=%q header=%q env=%q placeholder=%q wildcard=%t slots=%v\n",
+			c.Ref(), c.Endpoint.Ref(), c.Username, c.Header, c.Env, c.Placeholder, c.Wildcard, c.Slots())
+	}
+	for _, pr := range p.Profiles {
+		var refs []string
+		for _, c := range pr.Credentials {
+			refs = append(refs, c.Ref())
+		}
+		fmt.Fprintf(&b, "profile %s default=%t credentials=%v\n", pr.Name, pr.Default, refs)
+	}
+	for _, f := range p.Files() {
+		fmt.Fprintf(&b, "file %s\n", f)
+	}
+	return b.String()
+}
