@@ -3,6 +3,7 @@ package dashboard
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/http"
 	"regexp"
 	"slices"
@@ -16,17 +17,6 @@ import (
 
 // maxSecret bounds one secret value in bytes.
 const maxSecret = 64 << 10
-
-// slotsOf lists the secret values each credential type takes.
-var slotsOf = map[string][]policy.Slot{
-	"bearer":   {{Name: "secret"}},
-	"basic":    {{Name: "secret"}},
-	"header":   {{Name: "secret"}},
-	"query":    {{Name: "secret"}},
-	"cookie":   {{Name: "secret"}},
-	"postgres": {{Name: "password"}},
-	"ssh_key":  {{Name: "private_key"}, {Name: "passphrase", Optional: true}},
-}
 
 // multiline are the slots whose values have lines; every other value travels in
 // one line of a protocol, where a line break would begin another.
@@ -65,7 +55,7 @@ func (d *dashboard) credentials(ctx context.Context) ([]credentialView, error) {
 	p := d.Policy()
 	var views []credentialView
 	for _, c := range p.Credentials {
-		v := credentialView{Type: c.Type, Name: c.Name, Env: c.Env, Profiles: []string{}, Slots: slotViews(c.Type, byRef[c.Ref()].Slots)}
+		v := credentialView{Type: c.Type, Name: c.Name, Env: c.Env, Profiles: []string{}, Slots: slotViews(c.Slots(), byRef[c.Ref()].Slots)}
 		if c.Endpoint != nil {
 			v.Endpoint = c.Endpoint.Ref()
 		}
@@ -82,16 +72,22 @@ func (d *dashboard) credentials(ctx context.Context) ([]credentialView, error) {
 			continue
 		}
 		typ, name, _ := strings.Cut(s.Ref, ".")
-		views = append(views, credentialView{Type: typ, Name: name, Profiles: []string{}, Unused: true, Slots: slotViews(typ, s.Slots)})
+		views = append(views, credentialView{Type: typ, Name: name, Profiles: []string{}, Unused: true, Slots: slotViews(nil, s.Slots)})
 	}
 	return views, nil
 }
 
-func slotViews(typ string, stored map[string]time.Time) []slotView {
+// slotViews lists the slots a type needs, then others that hold something.
+func slotViews(needed []policy.Slot, stored map[string]time.Time) []slotView {
 	views := []slotView{}
-	for _, s := range slotsOf[typ] {
+	for _, s := range needed {
 		at := stored[s.Name]
 		views = append(views, slotView{Name: s.Name, Optional: s.Optional, Set: !at.IsZero(), SetAt: optionalTime(at)})
+	}
+	for _, name := range slices.Sorted(maps.Keys(stored)) {
+		if !slices.ContainsFunc(needed, func(s policy.Slot) bool { return s.Name == name }) {
+			views = append(views, slotView{Name: name, Optional: true, Set: true, SetAt: optionalTime(stored[name])})
+		}
 	}
 	return views
 }
@@ -113,12 +109,12 @@ func (d *dashboard) setCredential(r *http.Request, values map[string]string) err
 		return err
 	}
 	if len(values) == 0 {
-		return &failure{http.StatusUnprocessableEntity, "no_slots", "no slot is given", "slots of " + c.Type + ": " + slotNames(c.Type)}
+		return &failure{http.StatusUnprocessableEntity, "no_slots", "no slot is given", slotHint(c)}
 	}
 	slots := make(map[string]secret.Secret, len(values))
 	for name, value := range values {
-		if !slices.ContainsFunc(slotsOf[c.Type], func(s policy.Slot) bool { return s.Name == name }) {
-			return &failure{http.StatusUnprocessableEntity, "unknown_slot", fmt.Sprintf("a %s credential has no slot %q", c.Type, shown(name)), "slots of " + c.Type + ": " + slotNames(c.Type)}
+		if !slices.ContainsFunc(c.Slots(), func(s policy.Slot) bool { return s.Name == name }) {
+			return &failure{http.StatusUnprocessableEntity, "unknown_slot", fmt.Sprintf("a %s credential has no slot %q", c.Type, shown(name)), slotHint(c)}
 		}
 		value, err := secretValue(name, value)
 		if err != nil {
@@ -133,12 +129,12 @@ func (d *dashboard) setCredential(r *http.Request, values map[string]string) err
 	return nil
 }
 
-func slotNames(typ string) string {
+func slotHint(c *policy.Credential) string {
 	var names []string
-	for _, s := range slotsOf[typ] {
+	for _, s := range c.Slots() {
 		names = append(names, s.Name)
 	}
-	return strings.Join(names, ", ")
+	return "slots of " + c.Type + ": " + strings.Join(names, ", ")
 }
 
 // secretValue checks a value for the named slot and returns it without the line

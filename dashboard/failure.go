@@ -22,6 +22,8 @@ var (
 	internal     = &failure{http.StatusInternalServerError, "internal", "the gateway failed; its log says why", ""}
 	notFound     = &failure{http.StatusNotFound, "not_found", "there is no such thing here", ""}
 	unauthorized = &failure{http.StatusUnauthorized, "unauthorized", "an operator's credential is required", "log in, or send the root password as X-Clawpatrol-Secret"}
+	codeRequired = &failure{http.StatusConflict, "user_code_required", "another registration has the same name or source", "give user_code as the agent host shows it"}
+	noProfiles   = &failure{http.StatusUnprocessableEntity, "no_profiles", "at least one profile is required", "to give a registration nothing, block or revoke it"}
 	setupNeeded  = &failure{http.StatusForbidden, "setup_required", "no root password has been set yet", "open /setup, or POST /api/setup"}
 )
 
@@ -38,8 +40,14 @@ func (d *dashboard) failureOf(err error) *failure {
 	switch {
 	case errors.Is(err, registry.ErrNotFound):
 		return &failure{http.StatusNotFound, "not_found", "no such registration", ""}
+	case errors.Is(err, registry.ErrCodeWrong): // also an ErrCodeRequired
+		return &failure{http.StatusConflict, "wrong_user_code", "the code is not this registration's", "compare it with the one the agent host shows: this may be another host's registration"}
 	case errors.Is(err, registry.ErrCodeRequired):
-		return &failure{http.StatusConflict, "user_code_required", "several pending registrations look alike", "give user_code as the agent host shows it"}
+		return codeRequired
+	case errors.Is(err, registry.ErrNoProfiles):
+		return noProfiles
+	case errors.Is(err, registry.ErrInvalid):
+		return &failure{http.StatusUnprocessableEntity, "invalid", "a name or value is out of bounds", ""}
 	case errors.Is(err, registry.ErrState):
 		return &failure{http.StatusConflict, "wrong_state", "not possible in the registration's present state", ""}
 	}

@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strings"
 )
 
 // credentialRow is a credential on a page: all text made safe to look at.
@@ -80,9 +81,9 @@ func (d *dashboard) credentialForm(w http.ResponseWriter, r *http.Request) {
 	err := parseForm(r)
 	if err == nil {
 		values := make(map[string]string)
-		for _, s := range slotsOf[r.PathValue("type")] {
-			if v := r.PostForm.Get("slot." + s.Name); v != "" {
-				values[s.Name] = v
+		for field, v := range r.PostForm {
+			if slot, ok := strings.CutPrefix(field, "slot."); ok && v[0] != "" {
+				values[slot] = v[0]
 			}
 		}
 		err = d.setCredential(r, values)

@@ -1,6 +1,7 @@
 package dashboard
 
 import (
+	"errors"
 	"net/http"
 	"slices"
 	"strings"
@@ -93,6 +94,9 @@ func (d *dashboard) showRegistration(w http.ResponseWriter, r *http.Request, nam
 		return
 	}
 	row := d.registrationRow(reg, d.Registry.Snapshot().All())
+	if errors.Is(problem, registry.ErrCodeRequired) { // the registry's notion of look-alikes is wider
+		row.CodeRequired, row.Code = true, ""
+	}
 	p := page{
 		Title:   "Registration " + row.Name,
 		Section: "registrations",

@@ -41,7 +41,7 @@ type registrationView struct {
 	CreatedAt      time.Time  `json:"created_at"`
 	ExpiresAt      *time.Time `json:"expires_at,omitempty"` // of a pending one
 	BlockedReason  string     `json:"blocked_reason"`
-	// CodeRequired: others that are pending share its name or source.
+	// CodeRequired: another registration shares its name or source.
 	CodeRequired bool `json:"user_code_required"`
 }
 
@@ -94,15 +94,24 @@ func optionalTime(t time.Time) *time.Time {
 	return &t
 }
 
-// hasLookAlike reports whether an operator could take another pending
-// registration for this one: same name, or same source. The registry decides
-// when the code is required; this says when to ask for it.
+// hasLookAlike reports whether an operator could take another registration for
+// this one: one that is pending with the same name or source or, where this one
+// is pending, any with the same name. The registry decides when the code is
+// required, by a wider notion of the same name; this says when to ask for it
+// beforehand.
 func hasLookAlike(reg *registry.Registration, all []*registry.Registration) bool {
-	return reg.State == registry.Pending && slices.ContainsFunc(all, func(o *registry.Registration) bool {
-		if o.ID == reg.ID || o.State != registry.Pending {
+	if reg.State != registry.Pending && reg.State != registry.Blocked {
+		return false
+	}
+	return slices.ContainsFunc(all, func(o *registry.Registration) bool {
+		if o.ID == reg.ID || o.State == registry.Revoked {
 			return false
 		}
-		return strings.EqualFold(o.Name, reg.Name) || sameSource(o.Pin.IPv4, reg.Pin.IPv4) || sameSource(o.Pin.IPv6, reg.Pin.IPv6)
+		sameName := strings.EqualFold(o.Name, reg.Name)
+		if o.State == registry.Pending {
+			return sameName || sameSource(o.Source, reg.Source)
+		}
+		return reg.State == registry.Pending && sameName
 	})
 }
 
@@ -134,10 +143,9 @@ func (d *dashboard) approve(r *http.Request, profiles []string, userCode string)
 	if err != nil {
 		return err
 	}
-	code := canonicalCode(userCode)
-	err = d.Registry.Approve(context.WithoutCancel(r.Context()), reg.ID, profiles, code)
+	err = d.Registry.Approve(context.WithoutCancel(r.Context()), reg.ID, profiles, strings.TrimSpace(userCode))
 	if errors.Is(err, registry.ErrState) {
-		return d.whyNotApproved(reg.ID, code)
+		return d.whyNotApproved(reg.ID)
 	}
 	if err != nil {
 		return fmt.Errorf("approving a registration: %w", err)
@@ -147,26 +155,11 @@ func (d *dashboard) approve(r *http.Request, profiles []string, userCode string)
 }
 
 // whyNotApproved explains an ErrState of Approve from the present snapshot.
-func (d *dashboard) whyNotApproved(id registry.ID, code string) *failure {
-	now, ok := d.Registry.Snapshot().ByID(id)
-	switch {
-	case !ok || now.State == registry.Revoked:
-		return &failure{http.StatusConflict, "revoked", "the registration has been revoked or has expired", "join again on the agent host"}
-	case now.State == registry.Approved:
+func (d *dashboard) whyNotApproved(id registry.ID) *failure {
+	if now, ok := d.Registry.Snapshot().ByID(id); ok && now.State == registry.Approved {
 		return &failure{http.StatusConflict, "already_approved", "the registration is approved already", "change its profiles instead"}
-	case code != "" && code != now.UserCode:
-		return &failure{http.StatusConflict, "wrong_user_code", "the code is not this registration's", "compare it with the one the agent host shows: this may be another host's registration"}
 	}
-	return &failure{http.StatusConflict, "wrong_state", "the registration cannot be approved as it is", "it may have expired: join again on the agent host"}
-}
-
-// canonicalCode writes a user code as the agent host shows it.
-func canonicalCode(s string) string {
-	s = strings.ToUpper(strings.NewReplacer("-", "", " ", "", "\t", "").Replace(s))
-	if len(s) == 8 {
-		return s[:4] + "-" + s[4:]
-	}
-	return s
+	return &failure{http.StatusConflict, "revoked", "the registration has been revoked or has expired", "join again on the agent host"}
 }
 
 // setProfiles replaces a registration's profiles.
@@ -194,7 +187,7 @@ func (d *dashboard) knownProfiles(names []string) ([]string, error) {
 		}
 	}
 	if len(out) == 0 {
-		return nil, &failure{http.StatusUnprocessableEntity, "no_profiles", "at least one profile is required", "to give a registration nothing, block or revoke it"}
+		return nil, noProfiles
 	}
 	if len(out) > maxProfiles {
 		return nil, &failure{http.StatusUnprocessableEntity, "too_many_profiles", fmt.Sprintf("more than %d profiles", maxProfiles), ""}

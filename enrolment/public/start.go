@@ -57,6 +57,9 @@ func (h *handler) start(w http.ResponseWriter, r *http.Request) {
 		h.Log.Error("enrolment refused: wireguard.subnets has no range left")
 		refuse(w, http.StatusServiceUnavailable, "subnet_full", "the gateway has no address range left", "the operator can widen wireguard.subnets or revoke registrations")
 		return
+	case errors.Is(err, registry.ErrInvalid):
+		refuse(w, http.StatusBadRequest, "bad_request", "the registry does not accept this registration", "")
+		return
 	case err != nil:
 		h.Log.Error("enrolment failed", "err", err)
 		refuse(w, http.StatusInternalServerError, "internal", "the gateway failed; its log says why", "")
