@@ -1,0 +1,509 @@
+package proxy_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/clawpatrol/clawpatrol/policy"
+	"github.com/clawpatrol/clawpatrol/proxy"
+	"github.com/clawpatrol/clawpatrol/proxy/proxytest"
+	"github.com/clawpatrol/clawpatrol/registry"
+)
+
+// soon is how fast a change has to reach the data path (DESIGN.md).
+const soon = time.Second
+
+const twoTeams = `
+endpoint "https" "api" {
+  hosts = ["api.test"]
+}
+endpoint "https" "other" {
+  hosts = ["other.test"]
+}
+credential "bearer" "red" {
+  endpoint = https.api
+}
+credential "bearer" "blue" {
+  endpoint = https.api
+}
+credential "bearer" "other" {
+  endpoint = https.other
+}
+profile "red" {
+  credentials = [bearer.red]
+}
+profile "blue" {
+  credentials = [bearer.blue]
+}
+profile "other" {
+  credentials = [bearer.other]
+}
+`
+
+// authorize asks for one action and returns the secret that comes with it, or
+// the refusal's code.
+func authorize(t *testing.T, f *proxy.Flow, a proxy.Action) (value, code string) {
+	t.Helper()
+	grant, err := f.Authorize(t.Context(), a)
+	if err != nil {
+		return "", refusalCode(t, err)
+	}
+	defer grant.Finish(registry.ActionResult{Status: "200"})
+	s, err := grant.Secret("secret")
+	if err != nil {
+		return "", refusalCode(t, err)
+	}
+	return string(s.Reveal()), ""
+}
+
+func refusalCode(t *testing.T, err error) string {
+	t.Helper()
+	var refusal *proxy.Refusal
+	if !errors.As(err, &refusal) {
+		t.Fatalf("got the error %v, want a *proxy.Refusal", err)
+	}
+	return refusal.Code
+}
+
+// pipeFlow begins a flow and returns the agent's end with it.
+func pipeFlow(t *testing.T, k *proxytest.Kit, id registry.ID, host string) (*proxy.Flow, net.Conn) {
+	t.Helper()
+	agent, gateway := net.Pipe()
+	t.Cleanup(func() { agent.Close() })
+	return k.Flow(id, host, 443, gateway), agent
+}
+
+// closedSoon waits until the proxy has closed the agent's connection.
+func closedSoon(t *testing.T, conn net.Conn) {
+	t.Helper()
+	if err := conn.SetReadDeadline(time.Now().Add(soon)); errors.Is(err, io.ErrClosedPipe) {
+		return
+	}
+	if _, err := io.Copy(io.Discard, conn); err != nil {
+		var timeout interface{ Timeout() bool }
+		if errors.As(err, &timeout) && timeout.Timeout() {
+			t.Fatalf("the connection is still open after %v", soon)
+		}
+	}
+}
+
+func TestZeroValuesRefuse(t *testing.T) {
+	var f proxy.Flow
+	if _, err := f.Authorize(t.Context(), proxy.Action{}); refusalCode(t, err) != proxy.CodeNotInScope {
+		t.Errorf("the zero Flow: %v", err)
+	}
+	if (&proxy.Flow{Registration: "r"}).Current() {
+		t.Error("a Flow made by hand is current")
+	}
+	f.Refuse(t.Context(), "x", &proxy.Refusal{})
+	var g proxy.Grant
+	if _, err := g.Secret("secret"); err == nil {
+		t.Error("the zero Grant has a secret")
+	}
+	g.Finish(registry.ActionResult{})
+	var p proxy.Proxy
+	if _, ok := p.TCP(t.Context(), addrPort("10.55.0.2:1"), addrPort("192.0.2.1:80")); ok {
+		t.Error("the zero Proxy accepts")
+	}
+	if p.Admit(addrPort("10.55.0.2:1").Addr()) {
+		t.Error("the zero Proxy admits")
+	}
+}
+
+func TestAuthorizeReleasesTheCredentialAndLogsIt(t *testing.T) {
+	k := proxytest.New(t, twoTeams)
+	k.SetSecret("bearer.red", "secret", "red-token")
+	id := k.Approve("a", "other", "red")
+	f, _ := pipeFlow(t, k, id, "API.test.")
+	grant, err := f.Authorize(t.Context(), proxy.Action{Summary: "GET /\x00\x1b[31m\u202e" + strings.Repeat("é", 600)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s, err := grant.Secret("secret"); err != nil || string(s.Reveal()) != "red-token" {
+		t.Errorf("the secret is %q, %v", s.Reveal(), err)
+	}
+	if grant.Credential.Ref() != "bearer.red" || grant.Version != k.DB.CredentialVersion("bearer.red") {
+		t.Errorf("granted %s version %d", grant.Credential.Ref(), grant.Version)
+	}
+	grant.Finish(registry.ActionResult{Status: "200", BytesOut: 5})
+	grant.Finish(registry.ActionResult{Status: "500"})
+
+	rows := k.Actions(id)
+	if len(rows) != 1 {
+		t.Fatalf("%d rows, want 1", len(rows))
+	}
+	row := rows[0]
+	if row.Profile != "red" || row.Endpoint != "https.api" || row.Credential != "bearer.red" || row.Protocol != "https" || row.Verdict != "allow" {
+		t.Errorf("logged %+v", row.Action)
+	}
+	if row.Result == nil || row.Result.Status != "200" || row.Result.BytesOut != 5 || row.Result.Duration <= 0 {
+		t.Errorf("the result is %+v", row.Result)
+	}
+	if !strings.HasPrefix(row.Summary, "GET /[31mé") || len(row.Summary) > 512 || strings.ContainsAny(row.Summary, "\x00\x1b\u202e\ufffd") {
+		t.Errorf("the summary is %q", row.Summary)
+	}
+	if strings.Contains(k.Log(), "red-token") {
+		t.Error("the log holds the secret")
+	}
+}
+
+func TestAuthorizeAmongSeveralCredentials(t *testing.T) {
+	k := proxytest.New(t, twoTeams)
+	k.SetSecret("bearer.red", "secret", "red-token")
+	k.SetSecret("bearer.blue", "secret", "blue-token")
+	k.SetSecret("bearer.other", "secret", "other-token")
+	id := k.Approve("a", "red", "blue", "other")
+	f, _ := pipeFlow(t, k, id, "api.test")
+
+	pick := func(ref string) func([]*policy.Credential) *policy.Credential {
+		return func(all []*policy.Credential) *policy.Credential {
+			for _, c := range all {
+				if c.Ref() == ref {
+					return c
+				}
+			}
+			return &policy.Credential{Type: "bearer", Name: strings.TrimPrefix(ref, "bearer.")}
+		}
+	}
+	if value, code := authorize(t, f, proxy.Action{Choose: pick("bearer.blue")}); value != "blue-token" {
+		t.Errorf("choosing blue: %q %s", value, code)
+	}
+	// One that is not offered, be it real or made up, is refused.
+	for name, a := range map[string]proxy.Action{
+		"nothing to choose with": {},
+		"none chosen":            {Choose: func([]*policy.Credential) *policy.Credential { return nil }},
+		"another endpoint's":     {Choose: pick("bearer.other")},
+	} {
+		_, err := f.Authorize(t.Context(), a)
+		if code := refusalCode(t, err); code != proxy.CodePlaceholderRequired {
+			t.Errorf("%s: %s", name, code)
+		}
+		if !strings.Contains(err.Error(), "clawpatrol-red") || !strings.Contains(err.Error(), "clawpatrol-blue") || strings.Contains(err.Error(), "clawpatrol-other") {
+			t.Errorf("%s: the reason is %q", name, err)
+		}
+	}
+}
+
+// TestI05_RegistrationComesFromTheChannelOnly: the fields of a Flow are for
+// handlers to read. Whatever a bug in one writes into them changes nobody.
+func TestI05_RegistrationComesFromTheChannelOnly(t *testing.T) {
+	k := proxytest.New(t, twoTeams)
+	k.SetSecret("bearer.red", "secret", "red-token")
+	k.SetSecret("bearer.other", "secret", "other-token")
+	red, other := k.Approve("red", "red"), k.Approve("other", "other")
+	f, _ := pipeFlow(t, k, red, "api.test")
+	theirs, _ := pipeFlow(t, k, other, "other.test")
+	if f.Registration != red || theirs.Registration != other {
+		t.Fatal("the registration is not that of the address")
+	}
+	f.Registration, f.Source, f.Destination, f.Match = theirs.Registration, theirs.Source, theirs.Destination, theirs.Match
+	if value, code := authorize(t, f, proxy.Action{}); value != "red-token" {
+		t.Errorf("got %q %s", value, code)
+	}
+	rows := k.Actions(red)
+	if len(rows) != 1 || rows[0].Endpoint != "https.api" {
+		t.Errorf("logged %+v", rows)
+	}
+}
+
+// TestI06_Isolation is the matrix: agents x credentials x profile state x {new,
+// live} connection.
+func TestI06_Isolation(t *testing.T) {
+	const removed = `
+endpoint "https" "api" {
+  hosts = ["api.test"]
+}
+endpoint "https" "other" {
+  hosts = ["other.test"]
+}
+credential "bearer" "red" {
+  endpoint = https.api
+}
+credential "bearer" "blue" {
+  endpoint = https.api
+}
+credential "bearer" "other" {
+  endpoint = https.other
+}
+profile "blue" {
+  credentials = [bearer.blue]
+}
+profile "other" {
+  credentials = [bearer.other]
+}
+`
+	renamed := strings.Replace(twoTeams, `profile "red"`, `profile "crimson"`, 1)
+
+	changes := []struct {
+		name   string
+		change func(k *proxytest.Kit, red registry.ID)
+		// What the red agent then gets at api.test: a secret or a code. The code
+		// "spliced" is a flow that no handler sees, as for a service the gateway
+		// has no credential for.
+		want string
+	}{
+		{"assigned", func(*proxytest.Kit, registry.ID) {}, "red-token"},
+		{"other's", func(k *proxytest.Kit, red registry.ID) { setProfiles(t, k, red, "blue") }, "blue-token"},
+		{"none of this endpoint", func(k *proxytest.Kit, red registry.ID) { setProfiles(t, k, red, "other") }, "spliced"},
+		{"removed", func(k *proxytest.Kit, _ registry.ID) { k.Reload(removed) }, proxy.CodeProfileMissing},
+		{"renamed", func(k *proxytest.Kit, _ registry.ID) { k.Reload(renamed) }, proxy.CodeProfileMissing},
+	}
+	for _, c := range changes {
+		t.Run(c.name, func(t *testing.T) {
+			k := proxytest.New(t, twoTeams)
+			for _, name := range []string{"red", "blue", "other"} {
+				k.SetSecret("bearer."+name, "secret", name+"-token")
+			}
+			red, blue := k.Approve("red", "red"), k.Approve("blue", "blue")
+			live, agent := pipeFlow(t, k, red, "api.test")
+			bystander, bystanderAgent := pipeFlow(t, k, blue, "api.test")
+			if value, _ := authorize(t, live, proxy.Action{}); value != "red-token" {
+				t.Fatalf("before the change the red agent gets %q", value)
+			}
+
+			c.change(k, red)
+
+			// The live connection: at once nothing but what a new one would get,
+			// and within a second it is closed.
+			value, code := authorize(t, live, proxy.Action{})
+			if value == "red-token" != (c.want == "red-token") {
+				t.Errorf("the live flow gets %q %s", value, code)
+			}
+			if value != "" && value != c.want {
+				t.Errorf("the live flow gets %q, want nothing or %s", value, c.want)
+			}
+			if c.want != "red-token" {
+				closedSoon(t, agent)
+			}
+
+			// A new one.
+			got := newConnection(t, k, red, "api.test")
+			if got != c.want {
+				t.Errorf("a new flow gets %s, want %s", got, c.want)
+			}
+			if got := newConnection(t, k, red, "other.test"); strings.HasSuffix(got, "-token") != (c.name == "none of this endpoint") {
+				t.Errorf("a new flow to another's endpoint gets %s", got)
+			}
+
+			// Nobody else notices.
+			if value, code := authorize(t, bystander, proxy.Action{}); value != "blue-token" {
+				t.Errorf("the other agent gets %q %s", value, code)
+			}
+			if got := newConnection(t, k, blue, "api.test"); got != "blue-token" {
+				t.Errorf("the other agent newly gets %s", got)
+			}
+			if bystander.Current() != true {
+				t.Error("the other agent's flow is not current")
+			}
+			_ = bystanderAgent.SetReadDeadline(time.Now().Add(-time.Second))
+			if _, err := bystanderAgent.Read(make([]byte, 1)); err == io.EOF {
+				t.Error("the other agent's flow is closed")
+			}
+		})
+	}
+}
+
+func setProfiles(t *testing.T, k *proxytest.Kit, id registry.ID, profiles ...string) {
+	t.Helper()
+	if err := k.DB.SetProfiles(t.Context(), id, profiles); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// newConnection reports what a new flow of id to host gets: a secret, a code, or
+// "spliced" where no handler is asked.
+func newConnection(t *testing.T, k *proxytest.Kit, id registry.ID, host string) string {
+	t.Helper()
+	got := make(chan string, 1)
+	k.Handler = handler(func(ctx context.Context, f *proxy.Flow) error {
+		value, code := authorize(t, f, proxy.Action{})
+		got <- value + code
+		return nil
+	})
+	conn, err := k.Dial(id, k.Virtual(id, host, 443))
+	if errors.Is(err, proxytest.ErrRefused) {
+		// The name does not exist, and so neither does what would be spliced to.
+		return "spliced"
+	}
+	defer conn.Close()
+	select {
+	case s := <-got:
+		return s
+	case <-time.After(10 * time.Second):
+		t.Fatal("no handler is asked")
+		return ""
+	}
+}
+
+type handler func(context.Context, *proxy.Flow) error
+
+func (h handler) Serve(ctx context.Context, f *proxy.Flow) error { return h(ctx, f) }
+
+func TestI07_ChangesCloseTheFlowsTheyNoLongerCover(t *testing.T) {
+	for name, change := range map[string]func(*proxytest.Kit, registry.ID) error{
+		"block":  func(k *proxytest.Kit, id registry.ID) error { return k.DB.Block(context.Background(), id, "test") },
+		"revoke": func(k *proxytest.Kit, id registry.ID) error { return k.DB.Revoke(context.Background(), id) },
+		"re-profile": func(k *proxytest.Kit, id registry.ID) error {
+			return k.DB.SetProfiles(context.Background(), id, []string{"other"})
+		},
+		"policy": func(k *proxytest.Kit, _ registry.ID) error {
+			k.Reload(strings.Replace(twoTeams, `hosts = ["api.test"]`, `hosts = ["api.test", "more.test"]`, 1))
+			return nil
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			k := proxytest.New(t, twoTeams)
+			k.SetSecret("bearer.red", "secret", "red-token")
+			id, other := k.Approve("a", "red"), k.Approve("b", "other")
+			f, agent := pipeFlow(t, k, id, "api.test")
+			pipeFlow(t, k, other, "other.test")
+			ended := make(chan struct{})
+			watched := k.Serve(handler(func(ctx context.Context, f *proxy.Flow) error {
+				<-ctx.Done()
+				close(ended)
+				return nil
+			}), id, "api.test", 443)
+
+			if err := change(k, id); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := f.Authorize(t.Context(), proxy.Action{}); err == nil {
+				t.Error("the live flow is still granted what it asks")
+			}
+			if f.Current() {
+				t.Error("the live flow is still current")
+			}
+			closedSoon(t, agent)
+			closedSoon(t, watched)
+			select {
+			case <-ended:
+			case <-time.After(soon):
+				t.Error("the handler's context does not end")
+			}
+			k.Eventually(soon, "only the other's flow is left", func() bool { return k.Proxy.Counters().Flows == 1 })
+		})
+	}
+}
+
+func TestI07_UnapprovedRegistrationGetsNothing(t *testing.T) {
+	k := proxytest.New(t, twoTeams)
+	pending := k.Enrol("pending")
+	blocked, revoked := k.Approve("blocked", "red"), k.Approve("revoked", "red")
+	k.Virtual(blocked, "api.test", 443)
+	k.Virtual(revoked, "api.test", 443)
+	if err := k.DB.Block(t.Context(), blocked, "test"); err != nil {
+		t.Fatal(err)
+	}
+	if err := k.DB.Revoke(t.Context(), revoked); err != nil {
+		t.Fatal(err)
+	}
+	answers := record(k)
+	for _, id := range []registry.ID{pending, blocked, revoked} {
+		src := k.Source(id, false)
+		if k.Proxy.Admit(src.Addr()) {
+			t.Errorf("%s is admitted", id)
+		}
+		for _, dst := range []string{"192.0.2.1:443", "10.55.0.1:53", "10.55.192.1:443"} {
+			if _, err := k.Dial(id, addrPort(dst)); err != proxytest.ErrRefused {
+				t.Errorf("%s connects to %s: %v", id, dst, err)
+			}
+			k.Proxy.UDP(src, addrPort(dst), query(t, "api.test."))
+		}
+	}
+	unknown := addrPort("10.55.100.2:4000")
+	if k.Proxy.Admit(unknown.Addr()) {
+		t.Error("an address of nobody is admitted")
+	}
+	if _, ok := k.Proxy.TCP(t.Context(), unknown, addrPort("192.0.2.1:443")); ok {
+		t.Error("an address of nobody connects")
+	}
+	if n := answers.len(); n != 0 {
+		t.Errorf("%d answers were sent", n)
+	}
+}
+
+func TestI19_NoRowNoSecret(t *testing.T) {
+	k := proxytest.New(t, twoTeams)
+	k.SetSecret("bearer.red", "secret", "red-token")
+	id := k.Approve("a", "red")
+	f, _ := pipeFlow(t, k, id, "api.test")
+	if err := k.DB.Close(); err != nil { // the log takes no rows any more
+		t.Fatal(err)
+	}
+	value, code := authorize(t, f, proxy.Action{})
+	if value != "" || code != proxy.CodeLogUnavailable {
+		t.Errorf("got %q %s", value, code)
+	}
+}
+
+func TestI21_MissingSecretIsAnError(t *testing.T) {
+	k := proxytest.New(t, twoTeams)
+	id := k.Approve("a", "red")
+	f, _ := pipeFlow(t, k, id, "api.test")
+	grant, err := f.Authorize(t.Context(), proxy.Action{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer grant.Finish(registry.ActionResult{Status: "502"})
+	s, err := grant.Secret("secret")
+	if code := refusalCode(t, err); code != proxy.CodeSecretMissing || !s.IsZero() {
+		t.Errorf("got %v %s", s, code)
+	}
+	if !strings.Contains(err.Error(), "bearer.red") || !strings.Contains(err.Error(), "secret") {
+		t.Errorf("the reason is %q", err)
+	}
+}
+
+func TestDeniedActionsAreLogged(t *testing.T) {
+	k := proxytest.New(t, twoTeams)
+	id := k.Approve("a", "red")
+	f, _ := pipeFlow(t, k, id, "api.test")
+	f.Refuse(t.Context(), "GET /\nx", &proxy.Refusal{Code: "misdirected", Rule: "r", Reason: "Host says other.test"})
+	setProfiles(t, k, id, "other")
+	if _, err := f.Authorize(t.Context(), proxy.Action{Summary: "GET /y"}); err == nil {
+		t.Fatal("granted")
+	}
+	rows := k.Actions(id)
+	if len(rows) != 2 {
+		t.Fatalf("%d rows, want 2", len(rows))
+	}
+	for i, want := range []string{"not_in_scope", "misdirected: Host says other.test"} {
+		if r := rows[i]; r.Verdict != "deny" || !strings.HasPrefix(r.Reason, want) || r.Endpoint != "https.api" {
+			t.Errorf("row %d is %+v", i, r.Action)
+		}
+	}
+	if rows[1].Summary != "GET /x" || rows[1].Rule != "r" {
+		t.Errorf("logged %+v", rows[1].Action)
+	}
+}
+
+func TestPanicStopsAtTheFlow(t *testing.T) {
+	k := proxytest.New(t, twoTeams)
+	k.SetSecret("bearer.red", "secret", "red-token")
+	id := k.Approve("a", "red")
+	conn := k.Serve(handler(func(ctx context.Context, f *proxy.Flow) error {
+		grant, err := f.Authorize(ctx, proxy.Action{Summary: "GET /"})
+		if err != nil {
+			return err
+		}
+		s, _ := grant.Secret("secret")
+		panic(fmt.Sprintf("with %s in it", s.Reveal()))
+	}), id, "api.test", 443)
+	closedSoon(t, conn)
+	k.Eventually(soon, "the flow is gone", func() bool { return k.Proxy.Counters().Flows == 0 })
+	if n := k.Proxy.Counters().Panics; n != 1 {
+		t.Errorf("%d panics counted", n)
+	}
+	if log := k.Log(); !strings.Contains(log, "TestPanicStopsAtTheFlow") || strings.Contains(log, "red-token") {
+		t.Errorf("the log has no stack, or the secret:\n%s", log)
+	}
+	if rows := k.Actions(id); len(rows) != 1 || rows[0].Result == nil || rows[0].Result.Status != "aborted" {
+		t.Errorf("logged %+v", rows)
+	}
+}
