@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 )
@@ -72,12 +71,16 @@ func openActionLog(ctx context.Context, db *DB) (*actionLog, error) {
 		return nil, err
 	}
 	l.stored = l.last
+	inserts, err := prepareInserts(ctx, db.write)
+	if err != nil {
+		return nil, err
+	}
 	l.store = func(rows []Action, results []result) error {
 		// Unlike begin, this must also work while the registry closes.
 		db.writing <- struct{}{}
 		defer func() { <-db.writing }()
 		return db.commit(context.Background(), func(ctx context.Context, tx *sql.Tx) error {
-			return insertActions(ctx, tx, rows, results)
+			return inserts.batch(ctx, tx, rows, results)
 		})
 	}
 	go l.run()
@@ -295,40 +298,4 @@ func (l *actionLog) settle(rows []Action, err error) {
 	}
 	close(l.moved)
 	l.moved = make(chan struct{})
-}
-
-// insertActions writes a batch.
-func insertActions(ctx context.Context, tx *sql.Tx, rows []Action, results []result) error {
-	if len(rows) > 0 {
-		const columns = 11
-		args := make([]any, 0, columns*len(rows))
-		for i := range rows {
-			a := &rows[i]
-			args = append(args, a.ID, micros(a.Time), string(a.Registration), a.Profile, a.Endpoint, a.Credential,
-				a.Protocol, a.Summary, a.Verdict, a.Rule, a.Reason)
-		}
-		if _, err := tx.ExecContext(ctx, `INSERT INTO actions (id, time, registration, profile, endpoint, credential,
-			protocol, summary, verdict, rule, reason) VALUES `+placeholders(columns, len(rows)), args...); err != nil {
-			return err
-		}
-	}
-	if len(results) > 0 {
-		const columns = 5
-		args := make([]any, 0, columns*len(results))
-		for i := range results {
-			r := &results[i]
-			args = append(args, r.action, r.Status, r.BytesIn, r.BytesOut, int64(r.Duration))
-		}
-		if _, err := tx.ExecContext(ctx, `INSERT OR IGNORE INTO action_results (action, status, bytes_in, bytes_out,
-			duration) VALUES `+placeholders(columns, len(results)), args...); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// placeholders returns "(?,?),(?,?)" for rows of so many columns.
-func placeholders(columns, rows int) string {
-	row := "(" + strings.Repeat("?,", columns-1) + "?)"
-	return strings.Repeat(row+",", rows-1) + row
 }

@@ -1,0 +1,100 @@
+package registry_test
+
+import (
+	"context"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/clawpatrol/clawpatrol/registry"
+)
+
+// BenchmarkByAddr is the lookup every packet's flow starts with: one atomic
+// load and one map access.
+func BenchmarkByAddr(b *testing.B) {
+	db := openIn(b, stateDir(b), nil)
+	var r *registry.Registration
+	for range 64 { // of the thousands a subnet holds
+		r = approved(b, db)
+	}
+	for _, a := range []netip.Addr{r.Prefix4.Addr().Next(), r.Prefix6.Addr().Next()} {
+		b.Run(family(a), func(b *testing.B) {
+			for b.Loop() {
+				if _, ok := db.Snapshot().ByAddr(a); !ok {
+					b.Fatal("not found")
+				}
+			}
+		})
+	}
+}
+
+// BenchmarkRelease is what an action waits for before it gets its secret.
+func BenchmarkRelease(b *testing.B) {
+	db := openIn(b, stateDir(b), nil)
+	r := approved(b, db)
+	setCredential(b, db, "bearer.github", "secret", "sesame")
+	row := actionRow(r.ID)
+	hammer(b, func(ctx context.Context) error {
+		_, err := db.Release(ctx, row)
+		return err
+	})
+}
+
+// BenchmarkAppendSync is an action row acknowledged on disk.
+func BenchmarkAppendSync(b *testing.B) {
+	db := openIn(b, stateDir(b), nil)
+	row := actionRow(approved(b, db).ID)
+	hammer(b, func(ctx context.Context) error {
+		if _, err := db.Append(ctx, row); err != nil {
+			return err
+		}
+		return db.Sync(ctx)
+	})
+}
+
+// BenchmarkAppend is the writer alone: producers wait for room only.
+func BenchmarkAppend(b *testing.B) {
+	db := openIn(b, stateDir(b), nil)
+	row := actionRow(approved(b, db).ID)
+	hammer(b, func(ctx context.Context) error {
+		_, err := db.Append(ctx, row)
+		return err
+	})
+	if err := db.Sync(b.Context()); err != nil {
+		b.Fatal(err)
+	}
+}
+
+// hammer runs f b.N times on 256 goroutines.
+func hammer(b *testing.B, f func(context.Context) error) {
+	b.Helper()
+	var left atomic.Int64
+	left.Store(int64(b.N))
+	var wg sync.WaitGroup
+	b.ResetTimer()
+	for range 256 {
+		wg.Go(func() {
+			for left.Add(-1) >= 0 {
+				if err := f(b.Context()); err != nil {
+					b.Error(err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "rows/s")
+}
+
+func actionRow(id registry.ID) registry.Action {
+	return registry.Action{Registration: id, Profile: "ci", Endpoint: "https.github", Credential: "bearer.github",
+		Protocol: "https", Summary: "GET api.github.com/repos/example/project/issues", Verdict: "allow", Rule: "", Reason: ""}
+}
+
+func family(a netip.Addr) string {
+	if a.Is4() {
+		return "IPv4"
+	}
+	return "IPv6"
+}
