@@ -125,3 +125,6 @@ func (l *Lab) StartUp(ctx context.Context, j *Joined) (*Joined, error) {
 	_, err := up.Output.Wait(ctx, 20*time.Second, `(?m)^tunnel up`)
 	return up, err
 }
+
+// PID returns the process id of the running join.
+func (j *Joined) PID() int { return j.cmd.Process.Pid }

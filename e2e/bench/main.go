@@ -1,0 +1,71 @@
+// Command bench measures what the gateway costs, as ratios to a limit that is
+// measured beside it in the same run: absolute figures depend on the machine,
+// ratios travel. docs/performance.md holds a recorded run.
+//
+// Contenders take turns sample by sample, so that a machine whose speed drifts
+// drifts for all of them. A sample during which other processes used more than a
+// tenth of the machine is taken again.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"time"
+
+	"github.com/clawpatrol/clawpatrol/e2e/lab"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	var err error
+	if len(os.Args) > 1 && roles[os.Args[1]] != nil {
+		err = roles[os.Args[1]](ctx, os.Args[2:])
+	} else {
+		err = bench(ctx)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+// roles are what the program does when the benchmark starts it on a lab host.
+var roles = map[string]func(context.Context, []string) error{
+	"wireguard-peer": runWireGuardPeer,
+	"tls-splice":     runTLSSplice,
+}
+
+func bench(ctx context.Context) (err error) {
+	bin := flag.String("bin", "bin/clawpatrol", "the built clawpatrol")
+	samples := flag.Int("samples", 5, "samples of each contender in a row")
+	length := flag.Duration("length", 2*time.Second, "length of a sample")
+	only := flag.String("only", "", "run only the rows whose name contains this")
+	flag.Parse()
+	abs, err := filepath.Abs(*bin)
+	if err != nil {
+		return err
+	}
+	l, err := lab.New(ctx, lab.Config{Bin: abs, Agents: 2})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, l.Close()) }()
+	s, err := newStage(ctx, l)
+	if err != nil {
+		return err
+	}
+	m := meter{samples: *samples, length: *length, only: *only, stage: s}
+	if err := m.tunnelRows(ctx); err != nil {
+		return err
+	}
+	if err := m.httpsRows(ctx); err != nil {
+		return err
+	}
+	return m.idleRow(ctx)
+}
