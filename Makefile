@@ -9,7 +9,7 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
 # Debian packages of the real programs that the tests and the demo talk to.
-PEERS := nginx-light curl git openssl iproute2 ca-certificates dnsutils iputils-ping openssh-server openssh-client
+PEERS := nginx-light curl git openssl sqlite3 iproute2 ca-certificates dnsutils iputils-ping openssh-server openssh-client
 
 .PHONY: all build demo test check race vet bench fuzz peers clean
 
