@@ -128,15 +128,18 @@ func (l *live) hold(conn net.Conn) bool {
 	return false
 }
 
-// end closes the flow at once, from whatever goroutine.
-func (l *live) end(cause error) {
+// end closes the flow at once, from whatever goroutine. Both sides see a reset.
+func (l *live) end(cause error) { l.close(cause, abort) }
+
+// close takes the flow's connections from it, for good, and closes them.
+func (l *live) close(cause error, how func(net.Conn)) {
 	l.cancel(cause)
 	l.mu.Lock()
 	conns := l.conns
 	l.conns, l.closed = nil, true
 	l.mu.Unlock()
 	for _, conn := range conns {
-		abort(conn)
+		how(conn)
 	}
 }
 
@@ -261,7 +264,7 @@ func (p *Proxy) confirm(l *live) bool {
 
 // leave ends a flow that has run its course.
 func (p *Proxy) leave(l *live) {
-	l.end(context.Canceled)
+	l.close(context.Canceled, hangUp)
 	l.finishActions()
 	p.flows.remove(l)
 }
