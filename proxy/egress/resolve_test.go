@@ -69,16 +69,19 @@ func TestEgress_ThoseWhoAskTogetherAskOnce(t *testing.T) {
 	w, s := startWorld(t), startService(t)
 	w.name("busy.example.com", 60, "127.0.0.1")
 	release := make(chan struct{})
-	w.edit = func(string, *dns.Msg) { <-release }
+	w.change(func(string, *dns.Msg) { <-release })
 	d := newDialer(t, s, w)
-	var dials sync.WaitGroup
+	var dials, begun sync.WaitGroup
+	begun.Add(20)
 	for range 20 {
 		dials.Go(func() {
+			begun.Done()
 			if err := connect(t, d, "busy.example.com", s.port); err != nil {
 				t.Error(err)
 			}
 		})
 	}
+	begun.Wait()
 	close(release)
 	dials.Wait()
 	if n := w.queries("busy.example.com", "A"); n != 1 {
@@ -118,11 +121,11 @@ func TestEgress_AliasesAreFollowedAndStrayRecordsIgnored(t *testing.T) {
 func TestEgress_TruncatedAnswersAreAskedForOverTCP(t *testing.T) {
 	w, s := startWorld(t), startService(t)
 	w.name("long.example.com", 60, "127.0.0.1")
-	w.edit = func(transport string, reply *dns.Msg) {
+	w.change(func(transport string, reply *dns.Msg) {
 		if transport == "udp" {
 			reply.Truncated, reply.Answer = true, nil
 		}
-	}
+	})
 	if err := connect(t, newDialer(t, s, w), "long.example.com", s.port); err != nil {
 		t.Error(err)
 	}
@@ -142,7 +145,7 @@ func TestEgress_NextResolverIsAskedWhenOneFails(t *testing.T) {
 	} {
 		bad := startWorld(t)
 		bad.name("api.example.com", 60, "127.0.0.2")
-		bad.edit = edit
+		bad.change(edit)
 		conn, err := newDialer(t, s, bad, good).DialHost(t.Context(), "api.example.com", s.port)
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
@@ -193,10 +196,10 @@ func TestEgress_ErrorsTellTheCauseAndNoAddressOfOurs(t *testing.T) {
 	if !errors.As(err, &notFound) || !notFound.IsNotFound {
 		t.Errorf("an unknown name: %v", err)
 	}
-	w.edit = func(_ string, m *dns.Msg) { m.Rcode = dns.RcodeServerFailure }
+	w.change(func(_ string, m *dns.Msg) { m.Rcode = dns.RcodeServerFailure })
 	_, err = d.DialHost(t.Context(), "failing.example.com", 443)
 	check("a failing resolver", err, nil)
-	w.edit = nil
+	w.change(nil)
 	w.name("refused.example.com", 60, "127.0.0.9", "::1")
 	_, err = d.DialHost(t.Context(), "refused.example.com", 443)
 	check("a refused name", err, nil)

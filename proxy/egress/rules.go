@@ -150,13 +150,10 @@ func (d *Dialer) refuses(rs *ruleset, a netip.Addr) string {
 	if _, ok := rs.own[a]; ok {
 		return reasonOwn
 	}
-	if own := d.own.refuses(a); own != "" {
-		return own
-	}
 	if private && !contains(rs.allow, a) {
 		return reason
 	}
-	return ""
+	return d.own.refuses(a)
 }
 
 // at completes a refusal with the port that was asked for; nil stays nil.

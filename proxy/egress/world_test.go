@@ -77,6 +77,13 @@ func (w *world) serve(transport string, rw dns.ResponseWriter, q *dns.Msg) {
 	rw.WriteMsg(reply)
 }
 
+// change has every answer edited from now on; nil: as they are.
+func (w *world) change(edit func(transport string, reply *dns.Msg)) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.edit = edit
+}
+
 // name makes host resolve to addrs; a second call for the same host and family
 // says what follows.
 func (w *world) name(host string, ttl uint32, addrs ...string) {
