@@ -304,7 +304,7 @@ func TestLeafIsCachedAndRenewedBeforeItExpires(t *testing.T) {
 		same  bool
 	}{
 		{0, true}, {4 * 24 * time.Hour, true}, {112 * time.Hour, true},
-		{112*time.Hour + time.Second, false}, // less than a third of 168 h remains
+		{112*time.Hour + time.Second, false},                     // less than a third of 168 h remains
 		{30 * 24 * time.Hour, false}, {-30 * time.Minute, false}, // a clock set back
 	} {
 		now = start.Add(step.after)

@@ -1,0 +1,195 @@
+// Package https is the protocol handler of https endpoints. It terminates the
+// agent's TLS with a leaf of the local CA, decides on every request, puts the
+// credential in, and relays request and response as they come, over HTTP/1.1
+// and HTTP/2.
+//
+// docs/https.md says what agents and operators can rely on.
+package https
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/clawpatrol/clawpatrol/policy"
+	"github.com/clawpatrol/clawpatrol/proxy"
+	"github.com/clawpatrol/clawpatrol/proxy/ca"
+	"github.com/clawpatrol/clawpatrol/proxy/egress"
+)
+
+// Limits. docs/https.md lists them.
+const (
+	handshakeTimeout  = 10 * time.Second  // agent's TLS handshake; also dial and TLS handshake upstream
+	readHeaderTimeout = 10 * time.Second  // from the first byte of a request head to its last
+	agentIdleTimeout  = 120 * time.Second // an agent's connection between requests
+	maxHeaderBytes    = 256 << 10         // head of a request, head of a response
+	maxStreams        = 250               // per HTTP/2 connection of an agent: SETTINGS_MAX_CONCURRENT_STREAMS
+	maxFlowConfigs    = 4096              // TLS configurations kept, one per registration and host
+)
+
+// Config assembles a Handler. CA is required, and one of Dialer and Dial.
+type Config struct {
+	CA     *ca.CA
+	Dialer *egress.Dialer
+
+	// Dial connects to the endpoint at host and port; nil means
+	// Dialer.DialEndpoint.
+	Dial func(ctx context.Context, endpoint *policy.Endpoint, host string, port uint16) (net.Conn, error)
+
+	Log *slog.Logger // nil discards
+}
+
+// Handler serves flows to https endpoints. Safe for concurrent use.
+type Handler struct {
+	ca      *ca.CA
+	log     *slog.Logger
+	configs lru[configKey, *tls.Config]
+	pools   *pools
+	server  *http.Server
+	queue   *queue
+	serving sync.WaitGroup // the server's accept loop
+}
+
+// New returns a Handler; Close ends it.
+//
+// net/http prints the first bytes of an unasked-for upstream response through
+// the standard library's log package, and such bytes may echo a secret (I02):
+// the program that calls New must not let that logger write anywhere. main
+// calls log.SetOutput(io.Discard) for it.
+func New(cfg Config) (*Handler, error) {
+	if cfg.CA == nil {
+		return nil, errors.New("https: no CA given")
+	}
+	dial := cfg.Dial
+	if dial == nil {
+		if cfg.Dialer == nil {
+			return nil, errors.New("https: no dialer given")
+		}
+		dial = func(ctx context.Context, endpoint *policy.Endpoint, host string, port uint16) (net.Conn, error) {
+			return cfg.Dialer.DialEndpoint(ctx, endpoint.Address, host, port)
+		}
+	}
+	logger := cfg.Log
+	if logger == nil {
+		logger = slog.New(slog.DiscardHandler)
+	}
+	h := &Handler{
+		ca:      cfg.CA,
+		log:     logger,
+		configs: lru[configKey, *tls.Config]{max: maxFlowConfigs},
+		pools:   newPools(dial),
+		queue:   newQueue(),
+	}
+	h.server = &http.Server{
+		Handler:                      http.HandlerFunc(h.serveRequest),
+		DisableGeneralOptionsHandler: true, // "OPTIONS *" is for the upstream
+		ReadHeaderTimeout:            readHeaderTimeout,
+		IdleTimeout:                  agentIdleTimeout,
+		MaxHeaderBytes:               maxHeaderBytes,
+		ConnContext:                  withConversation,
+		ConnState:                    noteState,
+		// What net/http has to say quotes what agents sent.
+		ErrorLog: log.New(io.Discard, "", 0),
+		HTTP2:    &http.HTTP2Config{MaxConcurrentStreams: maxStreams},
+	}
+	h.serving.Go(func() { _ = h.server.Serve(h.queue) })
+	return h, nil
+}
+
+// Serve runs one flow: see proxy.Handler. It returns nil when either side ended
+// the connection after the handshake.
+func (h *Handler) Serve(ctx context.Context, f *proxy.Flow) error {
+	if f.Match.Endpoint == nil || f.Match.Host == "" {
+		return errors.New("https: the flow has no endpoint")
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	config, err := h.flowConfig(f)
+	if err != nil {
+		return err
+	}
+	c := newConversation(ctx, f)
+	agent := tls.Server(c, config)
+	shaking, done := context.WithTimeout(ctx, handshakeTimeout)
+	err = agent.HandshakeContext(shaking)
+	done()
+	if err != nil {
+		if c.misdirected != "" {
+			f.Refuse(ctx, "TLS handshake", &proxy.Refusal{
+				Code:   codeMisdirected,
+				Reason: fmt.Sprintf("the TLS server name %q is not the endpoint's host %s", c.misdirected, f.Match.Host),
+			})
+		}
+		return fmt.Errorf("TLS handshake with the agent: %w", err)
+	}
+	var conn net.Conn = agent
+	if agent.ConnectionState().NegotiatedProtocol != "h2" {
+		conn = &h1Conn{Conn: agent}
+	}
+	if !h.queue.push(ctx, conn) {
+		return ctx.Err()
+	}
+	select {
+	case <-c.closed:
+	case <-ctx.Done():
+		_ = c.Close()
+	}
+	c.linger()
+	cancel()
+	c.finish()
+	return nil
+}
+
+// Close ends all connections, to agents and upstream, and waits for the accept
+// loop. Flows still being served end.
+func (h *Handler) Close() {
+	_ = h.server.Close()
+	h.serving.Wait()
+	h.pools.close()
+}
+
+// queue is the listener of the one http.Server: flows are pushed into it.
+type queue struct {
+	conns  chan net.Conn
+	once   sync.Once
+	closed chan struct{}
+}
+
+func newQueue() *queue {
+	return &queue{conns: make(chan net.Conn), closed: make(chan struct{})}
+}
+
+// push hands conn to the server; false when the server or ctx has ended.
+func (q *queue) push(ctx context.Context, conn net.Conn) bool {
+	select {
+	case q.conns <- conn:
+		return true
+	case <-q.closed:
+	case <-ctx.Done():
+	}
+	return false
+}
+
+func (q *queue) Accept() (net.Conn, error) {
+	select {
+	case conn := <-q.conns:
+		return conn, nil
+	case <-q.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+func (q *queue) Close() error {
+	q.once.Do(func() { close(q.closed) })
+	return nil
+}
+
+func (q *queue) Addr() net.Addr { return &net.TCPAddr{} }

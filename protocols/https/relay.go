@@ -1,0 +1,148 @@
+package https
+
+import (
+	"io"
+	"net/http"
+	"strconv"
+	"sync"
+	"time"
+)
+
+const (
+	// copyBuffer is what one direction of one exchange holds: SPEED says 32 KiB.
+	copyBuffer = 32 << 10
+
+	// headPatience is how long the head of a response waits for the first bytes
+	// of its body, so that both go out in one write.
+	headPatience = time.Millisecond
+)
+
+var copyBuffers = sync.Pool{New: func() any { return new([copyBuffer]byte) }}
+
+// relay sends an upstream's response to the agent as it comes.
+func (x *exchange) relay(resp *http.Response) {
+	h := x.w.Header()
+	x.responseHeader(h, resp.Header)
+	for name := range resp.Trailer {
+		if x.trailerRelayed(name) {
+			h["Trailer"] = append(h["Trailer"], name)
+		}
+	}
+	if x.conversation.draining() {
+		h["Connection"] = []string{"close"}
+	}
+	announced := len(h["Trailer"]) > 0
+	x.w.WriteHeader(resp.StatusCode)
+	code := strconv.Itoa(resp.StatusCode)
+
+	f := flusher{control: x.control}
+	defer f.stop()
+	if resp.ContentLength != 0 && resp.Body != http.NoBody {
+		f.soon()
+	}
+	if err := x.copyBody(&f, resp.Body); err != nil {
+		x.status = code + " aborted"
+		f.stop()
+		// A cut body must not look whole: the connection or stream is reset.
+		panic(http.ErrAbortHandler)
+	}
+	x.status = code
+	if announced && x.out == 0 {
+		f.now() // or net/http would send a length, and no trailer
+	}
+	x.relayTrailer(h, resp.Trailer)
+}
+
+// relayTrailer puts the trailer that came after the body where net/http sends
+// it from; names that were not announced need its prefix.
+func (x *exchange) relayTrailer(h, trailer http.Header) {
+	announced := make(map[string]bool)
+	for _, name := range h["Trailer"] {
+		announced[name] = true
+	}
+	for name, values := range trailer {
+		switch {
+		case !x.trailerRelayed(name):
+		case announced[name]:
+			h[name] = x.mask(values)
+		default:
+			h[http.TrailerPrefix+name] = x.mask(values)
+		}
+	}
+}
+
+func (x *exchange) trailerRelayed(name string) bool {
+	return !connectionField(name) && !x.withheld(name) && framing(name)
+}
+
+// copyBody copies until the body ends. What one read returned is flushed before
+// the next: an event or a message never waits for the one after it. A read that
+// also brings the end is not flushed, so that a small response is one write.
+func (x *exchange) copyBody(f *flusher, body io.Reader) error {
+	buf := copyBuffers.Get().(*[copyBuffer]byte)
+	defer copyBuffers.Put(buf)
+	for {
+		n, err := body.Read(buf[:])
+		if n > 0 {
+			written, werr := f.write(x.w, buf[:n], err == nil)
+			x.out += int64(written)
+			if werr != nil {
+				return werr
+			}
+		}
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			f.now()
+			return err
+		}
+	}
+}
+
+// flusher serialises the handler's writes with the timer's flush.
+type flusher struct {
+	control *http.ResponseController
+
+	mu      sync.Mutex
+	timer   *time.Timer
+	stopped bool // guarded by mu
+}
+
+// soon flushes after headPatience, unless something is written before.
+func (f *flusher) soon() {
+	f.timer = time.AfterFunc(headPatience, f.now)
+}
+
+func (f *flusher) now() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !f.stopped {
+		_ = f.control.Flush() // the next write says what is wrong
+	}
+}
+
+func (f *flusher) write(w io.Writer, p []byte, flush bool) (int, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.timer != nil {
+		f.timer.Stop()
+		f.timer = nil
+	}
+	n, err := w.Write(p)
+	if err == nil && flush {
+		err = f.control.Flush()
+	}
+	return n, err
+}
+
+// stop returns when no flush runs or will.
+func (f *flusher) stop() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.stopped = true
+	if f.timer != nil {
+		f.timer.Stop()
+		f.timer = nil
+	}
+}

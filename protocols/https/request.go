@@ -1,0 +1,310 @@
+package https
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptrace"
+	"net/textproto"
+	"net/url"
+	"runtime/debug"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"github.com/clawpatrol/clawpatrol/protocols"
+	"github.com/clawpatrol/clawpatrol/proxy"
+	"github.com/clawpatrol/clawpatrol/registry"
+)
+
+// maxInformational bounds the 1xx responses relayed for one request.
+const maxInformational = 32
+
+// exchange is one request of an agent and its answer. Fields without a comment
+// are owned by the handler's goroutine.
+type exchange struct {
+	handler      *Handler
+	conversation *conversation
+	w            http.ResponseWriter
+	control      *http.ResponseController
+	r            *http.Request
+
+	grant    *proxy.Grant
+	scrubber *scrubber
+	path     string
+	upgrade  string // the protocol an HTTP/1.1 agent asks to switch to
+	body     *requestBody
+	status   string // for the action log
+	out      int64  // bytes of body sent to the agent
+	echoed   bool   // the upstream sent the secret back
+
+	mu            sync.Mutex
+	headSent      bool // no 1xx any more; guarded by mu
+	bodyStarted   bool // the agent's body is being read; guarded by mu
+	informational int  // 1xx relayed; guarded by mu
+}
+
+// serveRequest is the http.Server's handler: every request of every flow.
+func (h *Handler) serveRequest(w http.ResponseWriter, r *http.Request) {
+	c, ok := r.Context().Value(conversationKey{}).(*conversation)
+	if !ok || !c.begin() {
+		panic(http.ErrAbortHandler)
+	}
+	defer c.running.Done()
+	c.restCame()
+	x := &exchange{handler: h, conversation: c, w: w, control: http.NewResponseController(w), r: r, status: "aborted"}
+	defer x.end()
+	x.run()
+}
+
+// end closes the books, whatever happened: panics stop at the request.
+func (x *exchange) end() {
+	fault := recover()
+	if fault != nil && fault != http.ErrAbortHandler {
+		// The value could hold anything, the secret included; its type cannot.
+		x.handler.log.Error("panic in an https request", "registration", x.conversation.flow.Registration,
+			"endpoint", x.conversation.flow.Match.Endpoint.Ref(), "type", fmt.Sprintf("%T", fault), "stack", string(debug.Stack()))
+		x.status = "internal_error"
+	}
+	if x.echoed {
+		x.handler.log.Warn("the upstream sent the credential back in a header; it was masked",
+			"registration", x.conversation.flow.Registration, "endpoint", x.conversation.flow.Match.Endpoint.Ref())
+	}
+	if x.body != nil && x.r.ProtoMajor == 1 && !x.body.ended.Load() {
+		x.conversation.expectRest()
+	}
+	if x.grant != nil {
+		result := registry.ActionResult{Status: x.status, BytesOut: x.out}
+		if x.body != nil {
+			result.BytesIn = x.body.read.Load()
+		}
+		x.grant.Finish(result)
+	}
+	if fault != nil {
+		panic(http.ErrAbortHandler)
+	}
+}
+
+// run decides and forwards.
+func (x *exchange) run() {
+	flow := x.conversation.flow
+	switch x.r.Method {
+	case http.MethodConnect, http.MethodTrace: // TRACE would show the credential: RFC 9110 section 9.3.8
+		x.refuse(http.StatusMethodNotAllowed, codeMethod, "the method "+x.r.Method+" is not forwarded")
+		return
+	}
+	if reason := contradiction(x.r, flow.Match); reason != "" {
+		x.refuse(http.StatusMisdirectedRequest, codeMisdirected, reason+", and this connection goes to "+authority(flow.Match))
+		return
+	}
+	var ok bool
+	if x.path, ok = target(x.r); !ok {
+		x.refuse(http.StatusBadRequest, codeTarget, "the request target is malformed")
+		return
+	}
+	grant, err := flow.Authorize(x.r.Context(), proxy.Action{Summary: x.summary(), Choose: chooser(x.r.Header)})
+	if err != nil {
+		var refusal *proxy.Refusal
+		if !errors.As(err, &refusal) { // the request's own end
+			panic(http.ErrAbortHandler)
+		}
+		x.answer(refusalStatus(refusal), refusal)
+		return
+	}
+	x.grant = grant
+	p, err := x.pool()
+	if err != nil {
+		var refusal *proxy.Refusal
+		if !errors.As(err, &refusal) {
+			refusal = &proxy.Refusal{Code: codeInjection, Reason: err.Error()}
+		}
+		x.answer(http.StatusBadGateway, refusal)
+		return
+	}
+	x.forward(p)
+}
+
+// summary is METHOD and path: query values can be secrets.
+func (x *exchange) summary() string {
+	return clip(x.r.Method+" "+x.r.URL.EscapedPath(), 500)
+}
+
+// pool returns the upstream connections for the grant, its credential ready to
+// inject. An error means that the request must not go ahead (I21).
+func (x *exchange) pool() (*pool, error) {
+	flow, credential := x.conversation.flow, x.grant.Credential
+	endpoint := flow.Match.Endpoint
+	if credential == nil || credential.Endpoint == nil || credential.Endpoint.Ref() != endpoint.Ref() ||
+		credential.Endpoint.Fingerprint != endpoint.Fingerprint {
+		return nil, errors.New("the credential belongs to another endpoint")
+	}
+	value, err := x.grant.Secret(secretSlot)
+	if err != nil {
+		return nil, err
+	}
+	p := x.handler.pools.get(
+		poolKey{flow.Registration, endpoint.Ref(), credential.Ref(), flow.Match.Host, flow.Match.Port},
+		poolStamp{endpoint.Fingerprint, credential.Fingerprint, x.grant.Version}, endpoint)
+	if err := p.ready(credential, value); err != nil {
+		return nil, err
+	}
+	x.scrubber = p.scrubber
+	return p, nil
+}
+
+// forward sends the request upstream and relays the answer.
+func (x *exchange) forward(p *pool) {
+	out := x.outgoing()
+	p.injection.into(out.Header)
+	resp, err := p.roundTrip(out, x.r.ProtoMajor == 2)
+	x.mu.Lock()
+	x.headSent = true
+	x.mu.Unlock()
+	if err != nil {
+		if x.r.Context().Err() != nil {
+			panic(http.ErrAbortHandler)
+		}
+		failure := protocols.Explain(err)
+		detail, _ := x.scrubber.mask(err.Error()) // it may quote what the upstream sent
+		x.handler.log.Warn("upstream failed", "registration", x.conversation.flow.Registration,
+			"endpoint", p.endpoint.Ref(), "host", x.conversation.flow.Match.Host, "class", failure.Class, "err", clip(detail, 500))
+		x.answer(http.StatusBadGateway, &proxy.Refusal{
+			Code:   failure.Class,
+			Reason: authority(x.conversation.flow.Match) + " could not be used: " + failure.Reason,
+		})
+		return
+	}
+	defer resp.Body.Close()
+	switch {
+	case resp.StatusCode == http.StatusSwitchingProtocols:
+		x.switchProtocols(resp)
+	case resp.StatusCode < 200 || resp.StatusCode > 999:
+		x.answer(http.StatusBadGateway, &proxy.Refusal{Code: codeAnswer, Reason: "the endpoint answered with a status that is none"})
+	default:
+		x.relay(resp)
+	}
+}
+
+// outgoing is the request to send, but for the credential. It has no GetBody,
+// so that the transport never sends a body twice.
+func (x *exchange) outgoing() *http.Request {
+	x.upgrade = upgradeOf(x.r)
+	host := authority(x.conversation.flow.Match)
+	to := &url.URL{Scheme: "https", Host: host, RawQuery: x.r.URL.RawQuery, ForceQuery: x.r.URL.ForceQuery}
+	if strings.HasPrefix(x.path, "//") { // as Opaque it would read as an authority
+		to.Path, to.RawPath = x.r.URL.Path, x.r.URL.RawPath
+	} else {
+		to.Opaque = x.path // byte for byte
+	}
+	out := &http.Request{
+		Method:        x.r.Method,
+		URL:           to,
+		Host:          host,
+		Header:        requestHeader(x.r, x.upgrade),
+		ContentLength: x.r.ContentLength,
+		Body:          http.NoBody,
+		Proto:         "HTTP/1.1",
+		ProtoMajor:    1,
+		ProtoMinor:    1,
+	}
+	if x.r.Body != nil && x.r.Body != http.NoBody && x.r.ContentLength != 0 {
+		out.Trailer = x.trailer()
+		x.body = &requestBody{exchange: x, from: x.r.Body, trailer: out.Trailer}
+		out.Body = x.body
+		// The answer may begin before the body has ended. Not supported over
+		// HTTP/2 because it is never off there.
+		_ = x.control.EnableFullDuplex()
+	}
+	trace := &httptrace.ClientTrace{Got1xxResponse: x.inform}
+	return out.WithContext(httptrace.WithClientTrace(x.r.Context(), trace))
+}
+
+// trailer is the request's announced trailer fields that may go upstream, their
+// values to come at the body's end.
+func (x *exchange) trailer() http.Header {
+	var out http.Header
+	for name := range x.r.Trailer {
+		if !x.trailerAllowed(name) {
+			continue
+		}
+		if out == nil {
+			out = make(http.Header)
+		}
+		out[name] = nil
+	}
+	return out
+}
+
+// trailerAllowed keeps out of the trailer what a server might take for a field
+// of the head: RFC 9110 section 6.5.1.
+func (x *exchange) trailerAllowed(name string) bool {
+	owned, err := slotHeader(x.grant.Credential)
+	return err == nil && !connectionField(name) && !sameField(name, owned) && framing(name)
+}
+
+// framing is false for the fields a trailer must not carry.
+func framing(name string) bool {
+	switch name {
+	case "Authorization", "Content-Length", "Content-Encoding", "Content-Type", "Content-Range", "Cookie", "Expect", "Host", "Set-Cookie":
+		return false
+	}
+	return true
+}
+
+// inform relays a 1xx. It runs on a goroutine of the transport, before the
+// round trip has returned or never.
+func (x *exchange) inform(code int, from textproto.MIMEHeader) error {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	// 100 is for the transport; the agent gets its own when its body is wanted.
+	// net/http writes that one on another goroutine, so nothing else is written
+	// once the body is being read.
+	if code == http.StatusContinue || x.headSent || x.bodyStarted || !x.r.ProtoAtLeast(1, 1) {
+		return nil
+	}
+	if x.informational++; x.informational > maxInformational {
+		return errors.New("too many informational responses")
+	}
+	h := x.w.Header()
+	x.responseHeader(h, http.Header(from))
+	delete(h, "Date")
+	delete(h, "Content-Type")
+	delete(h, "Content-Length")
+	x.w.WriteHeader(code)
+	clear(h)
+	return nil
+}
+
+// requestBody is the agent's body on its way upstream. The transport reads and
+// closes it; the server closes what is under it.
+type requestBody struct {
+	exchange *exchange
+	from     io.Reader
+	trailer  http.Header  // gets its values at the body's end
+	started  bool         // owned by the reader
+	read     atomic.Int64 // bytes
+	ended    atomic.Bool  // read to its end
+}
+
+func (b *requestBody) Read(p []byte) (int, error) {
+	if !b.started {
+		b.started = true
+		b.exchange.mu.Lock()
+		b.exchange.bodyStarted = true
+		b.exchange.mu.Unlock()
+	}
+	n, err := b.from.Read(p)
+	b.read.Add(int64(n))
+	if err == io.EOF && !b.ended.Load() {
+		for name := range b.trailer {
+			b.trailer[name] = b.exchange.r.Trailer[name]
+		}
+		b.ended.Store(true)
+	}
+	return n, err
+}
+
+// Close leaves the agent's body alone: RoundTrip may be tried again, and the
+// server reads on to find the next request.
+func (b *requestBody) Close() error { return nil }
