@@ -1,0 +1,244 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/clawpatrol/clawpatrol/enrolment"
+)
+
+// Up brings the tunnel of an enrolled host up and holds it as Join does. It
+// repairs what a killed process left behind.
+func (a *Agent) Up(ctx context.Context) error {
+	if err := preflight(); err != nil {
+		return fmt.Errorf("bringing the tunnel up: %w", err)
+	}
+	unlock, err := lockState(a.paths)
+	if err != nil {
+		return fmt.Errorf("bringing the tunnel up: %w", err)
+	}
+	defer unlock()
+	st, s, err := a.enrolled()
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	if st.Claim == nil {
+		return withHint(errors.New("this host's enrolment was never finished"), "run clawpatrol join again")
+	}
+	j, err := openJournal(a.paths.journal(), a.cfg.checkpoint)
+	if err != nil {
+		return err
+	}
+	a.sayEnrolled(st)
+	return a.hold(ctx, st, s, j, false)
+}
+
+// enrolled loads the state and prepares to talk to the gateway.
+func (a *Agent) enrolled() (*state, *session, error) {
+	st, err := loadState(a.paths)
+	if err != nil {
+		return nil, nil, err
+	}
+	u, err := parseGatewayURL(st.URL)
+	if err != nil {
+		return nil, nil, fmt.Errorf("reading the state file: %w", err)
+	}
+	var pin *fingerprint
+	if st.CAFingerprint != "" {
+		f, err := parseFingerprint(st.CAFingerprint)
+		if err != nil {
+			return nil, nil, fmt.Errorf("reading the state file: %w", err)
+		}
+		pin = &f
+	}
+	return st, newSession(u, pin, a.cfg.Lookup, a.cfg.Now), nil
+}
+
+// Down takes the tunnel down, in whichever process holds it, and keeps the
+// enrolment and the CA. On a host where it is not up it repairs what a killed
+// process left.
+func (a *Agent) Down(ctx context.Context) error {
+	if os.Geteuid() != 0 {
+		return withHint(errors.New("taking the tunnel down: it needs root"), "run it with sudo")
+	}
+	unlock, err := a.takeOver(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	j, err := openJournal(a.paths.journal(), a.cfg.checkpoint)
+	if err != nil {
+		return err
+	}
+	if err := a.undo(ctx, j, scopeTunnel); err != nil {
+		return fmt.Errorf("taking the tunnel down: %w", err)
+	}
+	a.say("tunnel down")
+	return nil
+}
+
+// takeOver has the process that holds the tunnel take it down, if there is one,
+// and returns with the lock taken.
+func (a *Agent) takeOver(ctx context.Context) (unlock func(), err error) {
+	reply, err := askHolder(ctx, a.paths, "down", downTimeout)
+	switch {
+	case errors.Is(err, errNoHolder):
+		return lockState(a.paths)
+	case err != nil:
+		return nil, err
+	case reply.Error != "":
+		return nil, fmt.Errorf("taking the tunnel down: %s", reply.Error)
+	}
+	for deadline := time.Now().Add(controlTimeout); ; {
+		unlock, err := lockState(a.paths)
+		if !errors.Is(err, errHeld) || time.Now().After(deadline) {
+			return unlock, err
+		}
+		if err := sleep(ctx, 20*time.Millisecond); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// Leave undoes everything that Join changed on this host, and forgets the
+// enrolment. The gateway keeps its row until an operator revokes it.
+func (a *Agent) Leave(ctx context.Context) error {
+	if os.Geteuid() != 0 {
+		return withHint(errors.New("leaving: it needs root"), "run it with sudo")
+	}
+	unlock, err := a.takeOver(ctx)
+	if errors.Is(err, errNotEnrolled) {
+		a.say("this host is not enrolled; nothing to undo")
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	j, err := openJournal(a.paths.journal(), a.cfg.checkpoint)
+	if err != nil {
+		return err
+	}
+	if err := a.undo(ctx, j, scopeTunnel, scopeEnrolment); err != nil {
+		return withHint(fmt.Errorf("leaving: %w", err), "what is left is in "+a.paths.journal()+"; run clawpatrol leave again once it is put right")
+	}
+	st, stateErr := loadState(a.paths)
+	for _, dir := range []string{a.paths.public(), a.paths.private()} {
+		if err := os.RemoveAll(dir); err != nil {
+			return fmt.Errorf("removing the state: %w", err)
+		}
+		a.cfg.checkpoint("removed " + dir)
+	}
+	_ = os.Remove(a.paths.dir) // unless something else is in it
+	a.say("left: everything join changed on this host is undone")
+	if stateErr == nil {
+		a.say("the gateway still lists %s (%s): an operator can revoke it in the dashboard", oneLine(st.Registration), oneLine(st.Name))
+	}
+	return nil
+}
+
+// Status is what `clawpatrol status` tells.
+type Status struct {
+	Enrolled     bool          `json:"enrolled"`
+	Gateway      string        `json:"gateway,omitempty"` // URL
+	Registration string        `json:"registration,omitempty"`
+	Name         string        `json:"name,omitempty"`
+	UserCode     string        `json:"user_code,omitempty"` // while nobody has approved it
+	State        string        `json:"state,omitempty"`     // from the gateway; "" while it cannot be asked
+	Profiles     []string      `json:"profiles"`
+	Pin          enrolment.Pin `json:"pin"`
+	GatewayError string        `json:"gateway_error,omitempty"`
+	Tunnel       TunnelStatus  `json:"tunnel"`
+}
+
+// TunnelStatus is the tunnel's part of it.
+type TunnelStatus struct {
+	Up            bool       `json:"up"` // a process holds it, and has a session with the gateway
+	PID           int        `json:"pid,omitempty"`
+	Interface     string     `json:"interface,omitempty"`
+	Addresses     []string   `json:"addresses,omitempty"`
+	Endpoint      string     `json:"endpoint,omitempty"`
+	LastHandshake *time.Time `json:"last_handshake,omitempty"`
+	BytesIn       uint64     `json:"bytes_in"`
+	BytesOut      uint64     `json:"bytes_out"`
+	Blocked       bool       `json:"blocked"` // it is down, and the routes keep everything in
+}
+
+// statusTimeout bounds the question to the gateway when no process holds the
+// tunnel.
+const statusTimeout = 8 * time.Second
+
+// Status asks the process that holds the tunnel, or else looks for itself.
+func (a *Agent) Status(ctx context.Context) (*Status, error) {
+	st, s, err := a.enrolled()
+	if errors.Is(err, errNotEnrolled) {
+		return &Status{Profiles: []string{}}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer s.close()
+	reply, err := askHolder(ctx, a.paths, "status", controlTimeout)
+	if err == nil && reply.Status != nil {
+		return reply.Status, nil
+	}
+	if err != nil && !errors.Is(err, errNoHolder) {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
+	defer cancel()
+	resp, err := s.poll(ctx, st)
+	status := newStatus(st, polled{resp, err})
+	if j, err := openJournal(a.paths.journal(), a.cfg.checkpoint); err == nil {
+		status.Tunnel.Blocked = j.find(stepRouting, "") != nil
+	}
+	return status, nil
+}
+
+func newStatus(st *state, p polled) *Status {
+	s := &Status{
+		Enrolled:     true,
+		Gateway:      st.URL,
+		Registration: st.Registration,
+		Name:         st.Name,
+		State:        p.resp.State,
+		Profiles:     append([]string{}, p.resp.Profiles...),
+	}
+	if !st.Approved {
+		s.UserCode = st.UserCode
+	}
+	if st.Claim != nil {
+		s.Pin = st.Claim.Pin
+		s.Tunnel.Addresses = st.Claim.Addresses
+	}
+	if p.err != nil {
+		s.GatewayError = p.err.Error()
+	}
+	return s
+}
+
+// status is called from the control socket's goroutines.
+func (h *holder) status() *Status {
+	h.mu.Lock()
+	st := *h.st
+	last := h.last
+	h.mu.Unlock()
+	s := newStatus(&st, last)
+	s.Tunnel.PID = os.Getpid()
+	s.Tunnel.Interface = LinkName
+	t, err := h.t.stats()
+	if err != nil {
+		return s
+	}
+	s.Tunnel.Endpoint = t.endpoint
+	s.Tunnel.BytesIn, s.Tunnel.BytesOut = t.bytesIn, t.bytesOut
+	if !t.lastHandshake.IsZero() {
+		s.Tunnel.LastHandshake = &t.lastHandshake
+		s.Tunnel.Up = time.Since(t.lastHandshake) < staleAfter
+	}
+	return s
+}

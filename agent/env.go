@@ -1,0 +1,124 @@
+package agent
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// Variable is one environment variable of `clawpatrol env`.
+type Variable struct {
+	Name  string `json:"name"`
+	Value string `json:"value"`
+}
+
+// bundleVariables replace a tool's roots: they get the system's with ours added.
+// SSL_CERT_DIR is left alone: what reads it reads SSL_CERT_FILE as well.
+var bundleVariables = []string{
+	"SSL_CERT_FILE",      // OpenSSL, Go, Ruby, Rust's native roots
+	"REQUESTS_CA_BUNDLE", // Python requests
+	"CURL_CA_BUNDLE",
+	"GIT_SSL_CAINFO",
+	"PIP_CERT",
+	"AWS_CA_BUNDLE",
+	"CARGO_HTTP_CAINFO",
+	"DENO_CERT", // adds, but to its own roots: with the bundle it has the host's too
+}
+
+// addedVariables add to a tool's roots: they get ours alone.
+var addedVariables = []string{
+	"NODE_EXTRA_CA_CERTS",
+}
+
+const (
+	maxVariables = 256     // of the gateway's
+	maxEnvValue  = 4 << 10 // bytes of a placeholder
+)
+
+var envName = regexp.MustCompile(`^[A-Z_][A-Z0-9_]{0,127}$`)
+
+// unsafeNames and unsafePrefixes are variables with which a shell, the loader or
+// a common tool runs or loads what the value says. A placeholder has no business
+// there, whoever named it.
+var (
+	unsafeNames = []string{
+		"PATH", "HOME", "SHELL", "USER", "LOGNAME", "TERM", "TMPDIR", "PWD", "OLDPWD", "LANG",
+		"IFS", "ENV", "CDPATH", "PROMPT_COMMAND", "PS1", "PS2", "PS4", "OPTIND", "SHELLOPTS", "FPATH", "ZDOTDIR",
+		"EDITOR", "VISUAL", "PAGER", "BROWSER", "LESSOPEN", "LESSCLOSE", "MANPAGER",
+		"NODE_OPTIONS", "NODE_PATH", "NODE_TLS_REJECT_UNAUTHORIZED", "RUBYOPT", "RUBYLIB", "JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "CLASSPATH",
+		"GCONV_PATH", "LOCPATH", "NLSPATH", "HOSTALIASES", "RES_OPTIONS", "LOCALDOMAIN", "GETCONF_DIR", "MALLOC_TRACE",
+		"OPENSSL_CONF", "OPENSSL_ENGINES", "OPENSSL_MODULES", "SSL_CERT_DIR", "SSLKEYLOGFILE", "GODEBUG",
+		"KUBECONFIG", "DOCKER_HOST", "MAKEFLAGS", "CC", "CXX", "RUSTC_WRAPPER",
+	}
+	unsafePrefixes = []string{"LD_", "DYLD_", "BASH_", "GLIBC_", "PYTHON", "PERL", "GIT_", "LC_", "SUDO_", "XDG_", "_"}
+	unsafeSuffixes = []string{"_PROXY", "_COMMAND"}
+	// No tool runs what a variable of this name says, whatever it begins with:
+	// GIT_TOKEN is a fine placeholder.
+	harmlessSuffix = "_TOKEN"
+)
+
+// checkEnv accepts a variable that may be exported. The gateway is trusted with
+// placeholders, not with the agent's shell.
+func checkEnv(name, value string) error {
+	switch {
+	case !envName.MatchString(name):
+		return fmt.Errorf("%q is not a name of an environment variable", name)
+	case slices.Contains(unsafeNames, name), slices.Contains(bundleVariables, name), slices.Contains(addedVariables, name),
+		!strings.HasSuffix(name, harmlessSuffix) && slices.ContainsFunc(unsafePrefixes, func(p string) bool { return strings.HasPrefix(name, p) }),
+		slices.ContainsFunc(unsafeSuffixes, func(s string) bool { return strings.HasSuffix(name, s) }):
+		return fmt.Errorf("%s means something to the host's own programs", name)
+	case len(value) > maxEnvValue:
+		return fmt.Errorf("the value of %s is longer than %d bytes", name, maxEnvValue)
+	case strings.ContainsFunc(value, func(r rune) bool { return r < ' ' || r == 0x7f }):
+		return fmt.Errorf("the value of %s has a control character", name)
+	}
+	return nil
+}
+
+// Env returns the variables that make tools trust the gateway's CA and send the
+// placeholders. It reads public files only: any user of the host may call it.
+func (a *Agent) Env() ([]Variable, error) {
+	b, err := readBounded(a.paths.env())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, withHint(errors.New("this host has not been approved by a gateway yet"), "run: clawpatrol join URL --ca-fingerprint sha256:HEX, and wait for the approval")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading the environment: %w", err)
+	}
+	var f envFile
+	if err := json.Unmarshal(b, &f); err != nil || len(f.Placeholders) > maxVariables {
+		return nil, withHint(fmt.Errorf("reading %s: it is damaged", a.paths.env()), "run: clawpatrol up")
+	}
+	var vars []Variable
+	for _, name := range bundleVariables {
+		vars = append(vars, Variable{name, a.paths.bundle()})
+	}
+	for _, name := range addedVariables {
+		vars = append(vars, Variable{name, a.paths.ca()})
+	}
+	if _, err := os.Stat(a.paths.javaStore()); err == nil {
+		vars = append(vars, Variable{"JAVA_TOOL_OPTIONS", "-Djavax.net.ssl.trustStore=" + a.paths.javaStore() + " -Djavax.net.ssl.trustStorePassword=changeit"})
+	}
+	var names []string
+	for name, value := range f.Placeholders {
+		if checkEnv(name, value) == nil {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	for _, name := range names {
+		vars = append(vars, Variable{name, f.Placeholders[name]})
+	}
+	return vars, nil
+}
+
+// Export returns v as a line for a POSIX shell's eval (POSIX.1-2024, 2.2.2
+// Single-Quotes).
+func (v Variable) Export() string {
+	return "export " + v.Name + "='" + strings.ReplaceAll(v.Value, "'", `'\''`) + "'"
+}

@@ -1,0 +1,425 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/clawpatrol/clawpatrol/enrolment"
+)
+
+const (
+	tickEvery   = 5 * time.Second  // how often what others may have changed is looked at
+	undoTimeout = 60 * time.Second // for undoing, once this process was told to stop
+
+	minPoll = 1 * time.Second
+	maxPoll = 60 * time.Second
+)
+
+var (
+	errDown     = errors.New("asked to take the tunnel down")
+	errHandOver = errors.New("the service takes over")
+)
+
+// The states of a registration, as poll tells them.
+const (
+	statePending  = "pending"
+	stateApproved = "approved"
+	stateBlocked  = "blocked"
+	stateRevoked  = "revoked"
+)
+
+// holder is a process that holds the tunnel. All of it belongs to the goroutine
+// of hold, but what status reads: last, and st once it is changed, are under mu.
+type holder struct {
+	a       *Agent
+	st      *state
+	s       *session
+	j       *journal
+	t       *tunnel
+	r       *routing
+	service bool // hand over once approved
+
+	trusted bool // the CA was installed by this process
+
+	mu   sync.Mutex
+	last polled // guarded by mu
+}
+
+// polled is what one poll said.
+type polled struct {
+	resp enrolment.PollResponse
+	err  error
+}
+
+// hold brings the tunnel up and keeps it until ctx ends, and undoes it then.
+func (a *Agent) hold(ctx context.Context, st *state, s *session, j *journal, service bool) (err error) {
+	cfg, err := newTunnelConfig(st)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	h := &holder{a: a, st: st, s: s, j: j, service: service}
+
+	if h.t, err = openTunnel(j, cfg); err != nil {
+		return errors.Join(err, a.undo(ctx, j, scopeTunnel))
+	}
+	defer h.t.close()
+	if h.r, err = newRouting(h.t); err != nil {
+		return errors.Join(err, a.undo(ctx, j, scopeTunnel))
+	}
+	defer h.r.close()
+
+	ctl := &control{status: h.status, down: func() { cancel(errDown) }}
+	if err := ctl.listen(a.paths); err != nil {
+		return errors.Join(err, a.undo(ctx, j, scopeTunnel))
+	}
+	err = h.run(ctx)
+	if !keepClosed(err) {
+		undone := a.undo(ctx, j, scopeTunnel)
+		ctl.finish(a.paths, undone)
+		if undone == nil {
+			a.say("tunnel down")
+		}
+		return errors.Join(err, undone)
+	}
+	ctl.finish(a.paths, nil)
+	return err
+}
+
+// errTunnelGone is returned when the interface went away under us.
+var errTunnelGone = withHint(errors.New("the tunnel's interface is gone"), "traffic stays blocked: clawpatrol up makes it anew, clawpatrol down gives it up")
+
+// keepClosed reports whether the routes stay when this process ends, so that
+// nothing leaks until the next one.
+func keepClosed(err error) bool {
+	return errors.Is(err, errTunnelGone) || errors.Is(err, errHandOver)
+}
+
+// run does hold's work. nil: it was told to stop.
+func (h *holder) run(ctx context.Context) error {
+	var background sync.WaitGroup
+	defer background.Wait()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+
+	// An enrolled host fails closed from the first moment; one that is only being
+	// enrolled must not lose its network to a tunnel that cannot be.
+	if h.st.Approved {
+		if err := h.route(ctx); err != nil {
+			return err
+		}
+	}
+	if err := h.connect(ctx, !h.st.Approved); err != nil {
+		return stopped(ctx, err)
+	}
+	if err := h.route(ctx); err != nil {
+		return err
+	}
+	h.a.say("tunnel up")
+
+	polls := make(chan polled)
+	changed := make(chan struct{}, 1)
+	background.Go(func() { h.poll(ctx, polls) })
+	background.Go(func() { h.keepConnected(ctx) })
+	background.Go(func() {
+		if err := watchHost(ctx, changed); err != nil {
+			h.a.say("%v; looking every %s instead", err, tickEvery)
+		}
+	})
+	tick := time.NewTicker(tickEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return stopped(ctx, context.Cause(ctx))
+		case <-h.t.dev.Wait():
+			return errTunnelGone
+		case p := <-polls:
+			if err := h.polled(ctx, p); err != nil {
+				return err
+			}
+		case <-changed:
+			if err := sleep(ctx, settle); err != nil {
+				return stopped(ctx, err)
+			}
+			h.repair(ctx)
+		case <-tick.C:
+			h.repair(ctx)
+		}
+	}
+}
+
+// stopped turns being told to stop into nil, except that a join which is told to
+// before it came to anything has failed.
+func stopped(ctx context.Context, err error) error {
+	if ctx.Err() == nil || !(errors.Is(err, context.Canceled) || errors.Is(err, errDown)) {
+		return err
+	}
+	return nil
+}
+
+// route sends the host's traffic and questions into the tunnel.
+func (h *holder) route(ctx context.Context) error {
+	if err := h.j.record(entry{Step: stepRouting, Scope: scopeTunnel}); err != nil {
+		return err
+	}
+	if err := h.r.apply(h.a.cfg.checkpoint); err != nil {
+		return err
+	}
+	return h.a.pointResolver(ctx, h.j, h.t)
+}
+
+// repair puts back what others have changed. A failure is tried again at the
+// next tick.
+func (h *holder) repair(ctx context.Context) {
+	if err := h.r.apply(h.a.cfg.checkpoint); err != nil {
+		h.a.say("repairing the routes: %v", err)
+	}
+	if err := h.a.reassertResolver(ctx, h.j, h.t); err != nil {
+		h.a.say("repairing the resolver: %v", err)
+	}
+}
+
+// pinned are the families whose address the gateway knows, start's first.
+func (h *holder) pinned() []family {
+	out := []family{h.st.Family}
+	for _, f := range families {
+		if f != h.st.Family && pinOf(h.st.Claim.Pin, f) != "" {
+			out = append(out, f)
+		}
+	}
+	return out
+}
+
+// connect tries the gateway's endpoints until a handshake completes; once tells
+// to give up after a round.
+func (h *holder) connect(ctx context.Context, once bool) error {
+	for told := false; ; {
+		endpoints, err := h.t.endpoints(ctx, h.a.cfg.Lookup, h.pinned())
+		if err != nil && once {
+			return err
+		}
+		for _, e := range endpoints {
+			began := time.Now()
+			if err := h.t.dial(e); err != nil {
+				return err
+			}
+			for time.Since(began) < firstHandshake {
+				s, err := h.t.stats()
+				if err != nil {
+					return err
+				}
+				if s.lastHandshake.After(began.Add(-time.Second)) {
+					return nil
+				}
+				if err := sleep(ctx, 50*time.Millisecond); err != nil {
+					return err
+				}
+			}
+		}
+		if once {
+			return withHint(fmt.Errorf("bringing the tunnel up: the gateway does not answer WireGuard at %v", endpoints), "a firewall may drop UDP to that port (wireguard.listen on the gateway)")
+		}
+		if !told {
+			h.a.say("waiting for the gateway: nothing leaves this host until it answers")
+			told = true
+		}
+		if err := sleep(ctx, tickEvery); err != nil {
+			return err
+		}
+	}
+}
+
+// keepConnected looks for the gateway anew when its session has died: it may
+// have moved. A gateway that restarts in place needs nothing of this.
+func (h *holder) keepConnected(ctx context.Context) {
+	for sleep(ctx, tickEvery) == nil {
+		s, err := h.t.stats()
+		if err != nil || time.Since(s.lastHandshake) < staleAfter {
+			continue
+		}
+		if h.connect(ctx, false) == nil {
+			h.a.say("tunnel up again")
+		}
+	}
+}
+
+// poll asks the gateway for the registration's state until ctx ends.
+func (h *holder) poll(ctx context.Context, out chan<- polled) {
+	for {
+		resp, err := h.s.poll(ctx, h.st)
+		select {
+		case out <- polled{resp, err}:
+		case <-ctx.Done():
+			return
+		}
+		wait := min(max(time.Duration(resp.RetryAfter)*time.Second, minPoll), maxPoll)
+		if err != nil {
+			wait = tickEvery
+		}
+		if sleep(ctx, wait) != nil {
+			return
+		}
+	}
+}
+
+// polled follows one answer. Before the approval anything but pending ends the
+// join; after it the tunnel is held, closed if need be, until someone decides
+// otherwise: here with down or leave, there by approving again.
+func (h *holder) polled(ctx context.Context, p polled) error {
+	h.mu.Lock()
+	before := h.last
+	if p.err != nil {
+		p.resp = before.resp // the last that was known
+	}
+	h.last = p
+	h.mu.Unlock()
+
+	if p.err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		if errors.Is(p.err, errRefused) && !h.st.Approved {
+			if h.a.cfg.Now().After(h.st.ExpiresAt) {
+				return withHint(fmt.Errorf("the user code %s has expired before anyone approved it", oneLine(h.st.UserCode)), "run clawpatrol join again for a new one")
+			}
+			return withHint(fmt.Errorf("the gateway has refused the registration %s: an operator turned it down", oneLine(h.st.Registration)), "run clawpatrol join again to ask anew")
+		}
+		if before.err == nil || errors.Is(before.err, errRefused) != errors.Is(p.err, errRefused) {
+			h.a.say("gateway: %v", p.err)
+			if errors.Is(p.err, errRefused) {
+				h.a.say("hint: it was revoked, or this host's addresses have changed: ask an operator; clawpatrol leave undoes everything here")
+			}
+		}
+		return nil
+	}
+	switch p.resp.State {
+	case statePending:
+		if before.resp.State != statePending {
+			h.a.say("waiting for approval")
+		}
+	case stateApproved:
+		return h.approved(ctx, p.resp, before.resp)
+	case stateBlocked, stateRevoked:
+		if !h.st.Approved {
+			return withHint(fmt.Errorf("the registration %s is %s", oneLine(h.st.Registration), p.resp.State), "ask an operator to approve it again; if this host's address changes while it enrols, keep it from doing so")
+		}
+		if before.resp.State != p.resp.State {
+			h.a.say("%s: nothing leaves this host", p.resp.State)
+			h.a.say("hint: this host's addresses may have changed; an operator can approve it again in the dashboard")
+		}
+	default:
+		return fmt.Errorf("the gateway says that this registration is %q, which this program does not know", oneLine(p.resp.State))
+	}
+	return nil
+}
+
+// approved installs what an approved host needs, the first time, and follows the
+// changes of its profiles.
+func (h *holder) approved(ctx context.Context, now, before enrolment.PollResponse) error {
+	if err := h.a.writeEnv(now.Env); err != nil {
+		return err
+	}
+	if !h.trusted {
+		store, err := h.a.installTrust(ctx, h.j, h.st.Claim.CAPEM, !h.st.Approved)
+		if err != nil {
+			return stopped(ctx, err)
+		}
+		h.trusted = true
+		if store == "" {
+			h.a.say("CA not installed: no system trust store that this program knows; tools find it through clawpatrol env")
+		} else {
+			h.a.say("CA installed: %s", store)
+		}
+	}
+	if before.State != stateApproved {
+		h.a.say("approved")
+	}
+	if before.State != stateApproved || !slices.Equal(before.Profiles, now.Profiles) {
+		h.a.say("profiles: %s", profileList(now.Profiles))
+	}
+	if !h.st.Approved {
+		h.mu.Lock() // status reads it
+		h.st.Approved = true
+		h.mu.Unlock()
+		if err := saveState(h.a.paths, h.st); err != nil {
+			return err
+		}
+		h.a.cfg.checkpoint("approved")
+		h.a.sayNext()
+	}
+	if h.service {
+		if err := h.a.installService(ctx, h.j); err != nil {
+			return err
+		}
+		return errHandOver
+	}
+	return nil
+}
+
+func profileList(names []string) string {
+	if len(names) == 0 {
+		return "none"
+	}
+	out := ""
+	for i, n := range names {
+		if i > 0 {
+			out += ", "
+		}
+		out += oneLine(n)
+	}
+	return out
+}
+
+func (a *Agent) sayNext() {
+	a.say("this host's traffic goes through the gateway now")
+	a.say("next, in each shell that starts an agent:")
+	a.say("  eval \"$(clawpatrol env%s)\"", a.stateFlag())
+}
+
+// stateFlag is what commands need to find a state directory that is not the
+// default one.
+func (a *Agent) stateFlag() string {
+	if a.paths.dir == DefaultStateDir {
+		return ""
+	}
+	return " --state " + a.paths.dir
+}
+
+// undo undoes what the journal lists, also when ctx has ended: being told to
+// stop is the usual reason.
+func (a *Agent) undo(ctx context.Context, j *journal, scopes ...scope) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
+	defer cancel()
+	return j.undo(func(e entry) error {
+		switch e.Step {
+		case stepFile:
+			return restoreHostFile(j, e)
+		case stepRefresh:
+			p := a.program(e.Key)
+			if p == "" {
+				return nil // its package is gone, and its store with it
+			}
+			return a.cfg.Run(ctx, p)
+		case stepLink:
+			return removeLink(e.Key)
+		case stepRouting:
+			r, err := newRouting(nil)
+			if err != nil {
+				return err
+			}
+			defer r.close()
+			return r.remove(a.cfg.checkpoint)
+		case stepResolved:
+			return a.revertResolved(ctx, e.Key)
+		case stepService:
+			return a.removeService(ctx, e.Key)
+		}
+		return fmt.Errorf("unknown step %q", e.Step)
+	}, scopes...)
+}

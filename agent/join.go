@@ -1,0 +1,330 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/clawpatrol/clawpatrol/enrolment"
+)
+
+// JoinRequest is what `clawpatrol join` was asked for. URL is required.
+type JoinRequest struct {
+	URL           string // of the gateway's public listener: https only
+	CAFingerprint string // "sha256:HEX" of the gateway's CA; "": its certificate must be publicly trusted
+	Name          string // of the registration, as the operator will see it; "": the host's name
+	Service       bool   // leave the tunnel to systemd once it is approved
+}
+
+// otherFamilyTimeout bounds the attempt to reach the gateway over the second
+// address family, which many hosts have in name only.
+const otherFamilyTimeout = 5 * time.Second
+
+// Join enrols this host, brings the tunnel up, waits for the approval, installs
+// the CA and holds the tunnel until ctx ends or another process asks for `down`;
+// then it undoes the tunnel and returns nil. On a host that is enrolled already
+// it resumes. When it fails before that, nothing of it stays but the enrolment.
+func (a *Agent) Join(ctx context.Context, req JoinRequest) (err error) {
+	u, err := parseGatewayURL(req.URL)
+	if err != nil {
+		return err
+	}
+	var pin *fingerprint
+	if req.CAFingerprint != "" {
+		f, err := parseFingerprint(req.CAFingerprint)
+		if err != nil {
+			return err
+		}
+		pin = &f
+	}
+	name, err := registrationName(req.Name)
+	if err != nil {
+		return err
+	}
+	if err := preflight(); err != nil {
+		return fmt.Errorf("joining: %w", err)
+	}
+	if req.Service {
+		if err := a.checkSystemd(); err != nil {
+			return err
+		}
+	}
+
+	for _, d := range []struct {
+		path string
+		mode fs.FileMode
+	}{{a.paths.dir, 0o755}, {a.paths.private(), 0o700}, {a.paths.public(), 0o755}} {
+		if err := makeDir(d.path, d.mode); err != nil {
+			return err
+		}
+	}
+	unlock, err := lockState(a.paths)
+	if err != nil {
+		return fmt.Errorf("joining: %w", err)
+	}
+	defer unlock()
+	defer a.removeUnused()
+	j, err := openJournal(a.paths.journal(), a.cfg.checkpoint)
+	if err != nil {
+		return err
+	}
+
+	s := newSession(u, pin, a.cfg.Lookup, a.cfg.Now)
+	defer s.close()
+	st, err := a.resume(ctx, s, u, pin)
+	if errors.Is(err, errNotEnrolled) {
+		// What a leave that was killed, or an enrolment that is gone, left behind.
+		if err := a.undo(ctx, j, scopeTunnel, scopeEnrolment); err != nil {
+			return err
+		}
+		st, err = a.enrol(ctx, s, u, pin, name)
+	}
+	if err != nil {
+		return err
+	}
+	err = a.hold(ctx, st, s, j, req.Service)
+	if errors.Is(err, errHandOver) {
+		unlock()
+		return a.startService(ctx)
+	}
+	return err
+}
+
+// registrationName checks a name the way the gateway does, or makes one of the
+// host's name.
+func registrationName(name string) (string, error) {
+	if name == "" {
+		host, err := os.Hostname()
+		if err != nil {
+			return "", fmt.Errorf("asking for the host's name: %w", err)
+		}
+		name = strings.Map(func(r rune) rune {
+			if r <= ' ' || r > '~' {
+				return '-'
+			}
+			return r
+		}, host)
+		if len(name) > enrolment.MaxName {
+			name = name[:enrolment.MaxName]
+		}
+		if name == "" {
+			name = "agent"
+		}
+		return name, nil
+	}
+	printable := !strings.ContainsFunc(name, func(r rune) bool { return r < ' ' || r > '~' })
+	if len(name) > enrolment.MaxName || !printable || strings.TrimSpace(name) != name {
+		return "", withHint(fmt.Errorf("the name %q is not 1 to %d printable ASCII characters", name, enrolment.MaxName), "choose another with --name")
+	}
+	return name, nil
+}
+
+// resume returns the enrolment that is there, once it has checked that it is
+// this one and still good; errNotEnrolled means start anew.
+func (a *Agent) resume(ctx context.Context, s *session, u *url.URL, pin *fingerprint) (*state, error) {
+	st, err := loadState(a.paths)
+	if err != nil {
+		return nil, err
+	}
+	if st.URL != u.String() || (pin != nil && st.GatewayCA != pin.String()) {
+		return nil, withHint(fmt.Errorf("this host is enrolled with %s, CA %s", oneLine(st.URL), oneLine(st.GatewayCA)), "run clawpatrol leave first")
+	}
+	if st.Approved {
+		a.sayEnrolled(st)
+		return st, nil
+	}
+	// Nobody has approved it, so nothing is lost if it is no longer good.
+	if st.Claim == nil {
+		err = a.claimAll(ctx, s, st)
+	} else {
+		_, err = s.poll(ctx, st)
+	}
+	var refused *statusError
+	if errors.Is(err, errRefused) || (errors.As(err, &refused) && refused.status == http.StatusConflict) {
+		a.say("the earlier registration %s is no longer pending; enrolling anew", oneLine(st.Registration))
+		if err := os.Remove(a.paths.state()); err != nil {
+			return nil, fmt.Errorf("removing the old state file: %w", err)
+		}
+		return nil, errNotEnrolled
+	}
+	if err != nil {
+		return nil, err
+	}
+	a.sayEnrolled(st)
+	return st, nil
+}
+
+func (a *Agent) sayEnrolled(st *state) {
+	a.say("name: %s", oneLine(st.Name))
+	a.say("registration: %s", oneLine(st.Registration))
+	if !st.Approved {
+		a.say("user code: %s", oneLine(st.UserCode))
+		a.say("approve it in the dashboard before %s", st.ExpiresAt.UTC().Format(time.RFC3339))
+	}
+}
+
+// enrol opens a registration and claims its addresses.
+func (a *Agent) enrol(ctx context.Context, s *session, u *url.URL, pin *fingerprint, name string) (*state, error) {
+	info, f, err := a.reach(ctx, s)
+	if err != nil {
+		return nil, err
+	}
+	ca, err := parseFingerprint(info.CAFingerprint)
+	if err != nil || (pin != nil && ca != *pin) {
+		return nil, errors.New("reading the gateway's answer: it says that it has another CA than the one it proved")
+	}
+	a.say("gateway: %s, CA %s", u, ca)
+	key := newKey()
+	public, err := publicKey(key)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := s.start(ctx, f, name, public)
+	if err != nil {
+		return nil, fmt.Errorf("enrolling: %w", err)
+	}
+	cred, err := enrolment.ParseJoinCredential(resp.JoinCredential)
+	if err != nil || resp.Registration == "" || resp.UserCode == "" {
+		return nil, errors.New("enrolling: the gateway's answer is incomplete")
+	}
+	st := &state{
+		URL:            u.String(),
+		GatewayCA:      ca.String(),
+		Name:           name,
+		Registration:   resp.Registration,
+		UserCode:       resp.UserCode,
+		ExpiresAt:      resp.ExpiresAt,
+		Family:         f,
+		JoinCredential: cred,
+		WireGuardKey:   key,
+	}
+	if pin != nil {
+		st.CAFingerprint = pin.String()
+	}
+	if err := saveState(a.paths, st); err != nil {
+		return nil, err
+	}
+	a.cfg.checkpoint("enrolled")
+	a.sayEnrolled(st)
+	if err := a.claimAll(ctx, s, st); err != nil {
+		return nil, fmt.Errorf("claiming this host's addresses: %w", err)
+	}
+	return st, nil
+}
+
+// reach finds the first address family over which the gateway proves its
+// identity.
+func (a *Agent) reach(ctx context.Context, s *session) (enrolment.Info, family, error) {
+	addrs, err := a.cfg.Lookup(ctx, s.url.Hostname())
+	if err != nil {
+		return enrolment.Info{}, "", withHint(fmt.Errorf("reaching the gateway: %w", err), "check the name, and that this host can resolve it")
+	}
+	var first error
+	for _, f := range families {
+		if len(f.of(addrs)) == 0 {
+			continue
+		}
+		info, err := s.info(ctx, f)
+		if err == nil {
+			return info, f, nil
+		}
+		// Of two failures the one that says more than "unreachable" is told.
+		if first == nil || (unreachable(first) && !unreachable(err)) {
+			first = err
+		}
+	}
+	if first == nil {
+		first = fmt.Errorf("reaching the gateway: %s has no address", s.url.Hostname())
+	}
+	return enrolment.Info{}, "", first
+}
+
+// claimAll proves this host's address in each family over which the gateway is
+// reachable, the one of start first, and saves what the tunnel needs.
+func (a *Agent) claimAll(ctx context.Context, s *session, st *state) error {
+	claim, err := s.claim(ctx, st.Family, st)
+	if err != nil {
+		return err
+	}
+	if err := checkClaim(claim, st); err != nil {
+		return err
+	}
+	a.say("address: %s", oneLine(pinOf(claim.Pin, st.Family)))
+	addrs, err := a.cfg.Lookup(ctx, s.url.Hostname())
+	if err != nil {
+		return fmt.Errorf("reaching the gateway: %w", err)
+	}
+	for _, f := range families {
+		if f == st.Family || len(f.of(addrs)) == 0 {
+			continue
+		}
+		other, err := a.claimOther(ctx, s, f, st)
+		if err != nil {
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			a.say("address: none for %s: %v", f, err)
+			continue
+		}
+		if other.WireGuard.PublicKey != claim.WireGuard.PublicKey {
+			return fmt.Errorf("the gateway that answers over %s is another one than over %s", f, st.Family)
+		}
+		claim = other
+		a.say("address: %s", oneLine(pinOf(claim.Pin, f)))
+	}
+	st.Claim = claim
+	if _, err := newTunnelConfig(st); err != nil {
+		st.Claim = nil
+		return err
+	}
+	return saveState(a.paths, st)
+}
+
+func (a *Agent) claimOther(ctx context.Context, s *session, f family, st *state) (*enrolment.ClaimResponse, error) {
+	ctx, cancel := context.WithTimeout(ctx, otherFamilyTimeout)
+	defer cancel()
+	claim, err := s.claim(ctx, f, st)
+	if err != nil {
+		return nil, err
+	}
+	return claim, checkClaim(claim, st)
+}
+
+// checkClaim refuses a CA certificate other than the one that was verified.
+func checkClaim(c *enrolment.ClaimResponse, st *state) error {
+	_, f, err := parseCA(c.CAPEM)
+	if err != nil {
+		return fmt.Errorf("reading the gateway's CA certificate: %w", err)
+	}
+	if f.String() != st.GatewayCA {
+		return fmt.Errorf("the gateway sent the CA certificate %s, but proved to have %s", f, oneLine(st.GatewayCA))
+	}
+	return nil
+}
+
+func pinOf(p enrolment.Pin, f family) string {
+	if f == ipv4 {
+		return p.IPv4
+	}
+	return p.IPv6
+}
+
+// removeUnused removes the state directory where nothing came of it.
+func (a *Agent) removeUnused() {
+	if _, err := os.Stat(a.paths.state()); !errors.Is(err, fs.ErrNotExist) {
+		return
+	}
+	if _, err := os.Stat(a.paths.journal()); !errors.Is(err, fs.ErrNotExist) {
+		return
+	}
+	_ = os.Remove(a.paths.lock())
+	for _, d := range []string{a.paths.private(), a.paths.public(), a.paths.dir} {
+		_ = os.Remove(d) // only if empty
+	}
+}

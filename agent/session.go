@@ -1,0 +1,349 @@
+package agent
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"strconv"
+	"time"
+
+	"github.com/clawpatrol/clawpatrol/enrolment"
+)
+
+const (
+	requestTimeout = 30 * time.Second // one request to the gateway, dialling included
+
+	// refusedRetry and refusedFor: a proof is refused for a moment when the gateway
+	// has just restarted (it takes no timestamp from before its start). Only one
+	// that stays refused means something.
+	refusedRetry = 2 * time.Second
+	refusedFor   = 10 * time.Second
+)
+
+// errRefused is the gateway's one answer to a request that proves no
+// registration (401).
+var errRefused = errors.New("the gateway does not know this registration")
+
+// statusError is any other refusal.
+type statusError struct {
+	status        int
+	code, message string
+}
+
+func (e *statusError) Error() string {
+	return fmt.Sprintf("the gateway answered %d %s: %s", e.status, e.code, e.message)
+}
+
+// session talks to the gateway's public listener, over one address family at a
+// time and never through the tunnel. No request leaves before the gateway has
+// proven its identity; no proxy is used and no redirect followed (I11).
+type session struct {
+	url     *url.URL
+	lookup  func(ctx context.Context, host string) ([]netip.Addr, error)
+	now     func() time.Time
+	clients map[family]*http.Client
+	id      identity
+}
+
+// parseGatewayURL accepts https://host[:port] only.
+func parseGatewayURL(s string) (*url.URL, error) {
+	hint := "use the address the gateway prints as it starts, like https://gw.example.com:8443"
+	u, err := url.Parse(s)
+	switch {
+	case err != nil:
+		return nil, withHint(fmt.Errorf("reading the gateway's URL %q: it is not a URL", s), hint)
+	case u.Scheme != "https":
+		return nil, withHint(fmt.Errorf("reading the gateway's URL %q: it must begin with https://", s), hint)
+	case u.Hostname() == "" || u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" || (u.Path != "" && u.Path != "/"):
+		return nil, withHint(fmt.Errorf("reading the gateway's URL %q: it must be a host and a port, nothing else", s), hint)
+	}
+	if p := u.Port(); p != "" {
+		if n, err := strconv.ParseUint(p, 10, 16); err != nil || n == 0 {
+			return nil, withHint(fmt.Errorf("reading the gateway's URL %q: %q is not a port", s, p), hint)
+		}
+	}
+	return &url.URL{Scheme: "https", Host: u.Host}, nil
+}
+
+// newSession prepares to talk to the gateway at u. pin is nil where its
+// certificate must be publicly trusted.
+func newSession(u *url.URL, pin *fingerprint, lookup func(context.Context, string) ([]netip.Addr, error), now func() time.Time) *session {
+	s := &session{
+		url:    u,
+		lookup: lookup,
+		now:    now,
+		id:     identity{host: u.Hostname(), pin: pin, now: now},
+	}
+	s.connect()
+	return s
+}
+
+// connect makes the HTTP side of it.
+func (s *session) connect() {
+	s.clients = make(map[family]*http.Client)
+	for _, f := range families {
+		s.clients[f] = &http.Client{
+			Timeout: requestTimeout,
+			Transport: &http.Transport{
+				Proxy:                  nil, // the environment's would see the traffic
+				DialContext:            s.dialer(f),
+				TLSClientConfig:        s.id.tlsConfig(),
+				TLSHandshakeTimeout:    dialTimeout,
+				MaxResponseHeaderBytes: 16 << 10,
+				MaxConnsPerHost:        1, // one connection: one source address
+				IdleConnTimeout:        90 * time.Second,
+				DisableCompression:     true,
+			},
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		}
+	}
+}
+
+func (s *session) close() {
+	for _, c := range s.clients {
+		c.CloseIdleConnections()
+	}
+}
+
+var (
+	errNoAddress   = errors.New("no address of this family")
+	errUnreachable = errors.New("no connection")
+)
+
+// unreachable reports whether a request failed before the gateway could say or
+// prove anything.
+func unreachable(err error) bool {
+	return errors.Is(err, errUnreachable) || errors.Is(err, errNoAddress)
+}
+
+// dialer returns a dial function for one family.
+func (s *session) dialer(f family) func(context.Context, string, string) (net.Conn, error) {
+	return func(ctx context.Context, _, _ string) (net.Conn, error) {
+		addrs, err := s.lookup(ctx, s.url.Hostname())
+		if err != nil {
+			return nil, err
+		}
+		port := s.url.Port()
+		if port == "" {
+			port = "443"
+		}
+		err = errNoAddress
+		for _, a := range f.of(addrs) {
+			var c net.Conn
+			if c, err = markedDialer().DialContext(ctx, "tcp"+string(f), net.JoinHostPort(a.String(), port)); err == nil {
+				return c, nil
+			}
+		}
+		return nil, err
+	}
+}
+
+// info asks what the gateway is, and checks this host's clock against it.
+func (s *session) info(ctx context.Context, f family) (enrolment.Info, error) {
+	var info enrolment.Info
+	date, err := s.do(ctx, f, http.MethodGet, enrolment.PathInfo, nil, nil, &info)
+	if err != nil {
+		return info, err
+	}
+	if skew := s.now().Sub(date); !date.IsZero() && skew.Abs() > enrolment.MACWindow {
+		return info, clockError(skew)
+	}
+	return info, nil
+}
+
+func clockError(skew time.Duration) error {
+	direction := "ahead of"
+	if skew < 0 {
+		direction = "behind"
+	}
+	return withHint(fmt.Errorf("this host's clock is %s %s the gateway's", skew.Abs().Round(time.Second), direction),
+		"set the clock of whichever is wrong, for example with: timedatectl set-ntp true")
+}
+
+// start opens a registration.
+func (s *session) start(ctx context.Context, f family, name, publicKey string) (enrolment.StartResponse, error) {
+	var resp enrolment.StartResponse
+	body, err := json.Marshal(enrolment.StartRequest{Name: name, WireGuardPublicKey: publicKey})
+	if err != nil {
+		return resp, err
+	}
+	_, err = s.do(ctx, f, http.MethodPost, enrolment.PathStart, body, nil, &resp)
+	return resp, err
+}
+
+// claim adds the address this family is seen from to the registration's pin.
+func (s *session) claim(ctx context.Context, f family, st *state) (*enrolment.ClaimResponse, error) {
+	var resp enrolment.ClaimResponse
+	if err := s.prove(ctx, f, enrolment.PathClaim, st, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+// poll asks where the registration stands, over start's family.
+func (s *session) poll(ctx context.Context, st *state) (enrolment.PollResponse, error) {
+	var resp enrolment.PollResponse
+	err := s.prove(ctx, st.Family, enrolment.PathPoll, st, &resp)
+	return resp, err
+}
+
+// prove sends a request with the registration's MAC. errRefused is returned only
+// once it has lasted.
+func (s *session) prove(ctx context.Context, f family, path string, st *state, resp any) error {
+	body := []byte("{}")
+	key := st.JoinCredential.Keys().MAC
+	for deadline := s.now().Add(refusedFor); ; {
+		date, err := s.do(ctx, f, http.MethodPost, path, body, func(h http.Header) {
+			h.Set("Authorization", enrolment.Authorize(key, st.Registration, http.MethodPost, path, body, s.now()))
+		}, resp)
+		if !errors.Is(err, errRefused) {
+			return err
+		}
+		if skew := s.now().Sub(date); !date.IsZero() && skew.Abs() > enrolment.MACWindow {
+			return clockError(skew)
+		}
+		if s.now().After(deadline) {
+			return err
+		}
+		if err := sleep(ctx, refusedRetry); err != nil {
+			return err
+		}
+	}
+}
+
+// do sends one request and decodes the answer into resp. It returns the
+// gateway's clock where the answer tells it.
+func (s *session) do(ctx context.Context, f family, method, path string, body []byte, header func(http.Header), resp any) (date time.Time, err error) {
+	req, err := http.NewRequestWithContext(ctx, method, s.url.JoinPath(path).String(), bytes.NewReader(body))
+	if err != nil {
+		return date, err
+	}
+	req.Header.Set("Accept", "application/json")
+	if body != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	if header != nil {
+		header(req.Header)
+	}
+	r, err := s.clients[f].Do(req)
+	if err != nil {
+		return date, s.explain(err)
+	}
+	defer r.Body.Close()
+	date, _ = http.ParseTime(r.Header.Get("Date")) // zero when absent
+	b, err := io.ReadAll(io.LimitReader(r.Body, enrolment.MaxBody+1))
+	if err != nil {
+		return date, fmt.Errorf("reading the gateway's answer: %w", err)
+	}
+	if len(b) > enrolment.MaxBody {
+		return date, fmt.Errorf("reading the gateway's answer: it is larger than %d bytes", enrolment.MaxBody)
+	}
+	switch {
+	case r.StatusCode == http.StatusOK || r.StatusCode == http.StatusCreated:
+		if err := json.Unmarshal(b, resp); err != nil {
+			return date, withHint(fmt.Errorf("reading the gateway's answer to %s: it is not what this program expects", path),
+				"is the URL that of a Claw Patrol gateway's public listener (gateway.listen), not of its dashboard?")
+		}
+		return date, nil
+	case r.StatusCode >= 300 && r.StatusCode < 400:
+		return date, withHint(fmt.Errorf("the gateway answered %s with a redirect, which is never followed", path),
+			"is the URL that of the gateway's public listener (gateway.listen)?")
+	case r.StatusCode == http.StatusUnauthorized:
+		return date, errRefused
+	}
+	return date, refusal(r, b)
+}
+
+// refusal turns an error answer into an error. What it quotes is bounded and
+// printed with %q only where it may hold anything.
+func refusal(r *http.Response, body []byte) error {
+	var e enrolment.ErrorResponse
+	if err := json.Unmarshal(body, &e); err != nil || e.Error.Code == "" {
+		return withHint(&statusError{r.StatusCode, "", "not in the way of a Claw Patrol gateway"},
+			"is the URL that of the gateway's public listener (gateway.listen)?")
+	}
+	se := &statusError{r.StatusCode, oneLine(e.Error.Code), oneLine(e.Error.Message)}
+	hint := oneLine(e.Error.Hint)
+	if r.StatusCode == http.StatusTooManyRequests {
+		if secs, err := strconv.Atoi(r.Header.Get("Retry-After")); err == nil && secs > 0 && hint == "" {
+			hint = fmt.Sprintf("try again in %d seconds", secs)
+		}
+	}
+	if hint == "" {
+		return se
+	}
+	return withHint(se, hint)
+}
+
+// maxQuoted bounds what is quoted of the gateway's words.
+const maxQuoted = 300 // bytes
+
+// oneLine makes outside text safe to print on a terminal.
+func oneLine(s string) string {
+	if len(s) > maxQuoted {
+		s = s[:maxQuoted] + "…"
+	}
+	q := strconv.QuoteToGraphic(s)
+	return q[1 : len(q)-1]
+}
+
+// explain finds the sentence for a request that got no answer.
+func (s *session) explain(err error) error {
+	var (
+		u       *url.Error
+		h       interface{ Hint() string }
+		invalid x509.CertificateInvalidError
+		unknown x509.UnknownAuthorityError
+		name    x509.HostnameError
+		plain   tls.RecordHeaderError
+	)
+	if errors.As(err, &u) {
+		err = u.Err // it names the URL, which our own sentence does too
+	}
+	if certErr := (*tls.CertificateVerificationError)(nil); errors.As(err, &certErr) {
+		err = certErr.Err
+	}
+	switch {
+	case errors.Is(err, context.Canceled) || errors.Is(err, errNoAddress):
+		return err
+	case errors.As(err, &h):
+		return fmt.Errorf("verifying the gateway: %w", err)
+	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
+		c, now := invalid.Cert, s.now()
+		return withHint(fmt.Errorf("verifying the gateway: its certificate is valid from %s to %s, and this host's clock says %s", c.NotBefore.UTC().Format(time.RFC3339), c.NotAfter.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339)),
+			"if the clock is wrong, set it, for example with: timedatectl set-ntp true")
+	case errors.As(err, &name):
+		return withHint(fmt.Errorf("verifying the gateway: its certificate is not for %s", s.id.host),
+			"join with the URL the gateway prints as it starts (gateway.public_url)")
+	case errors.As(err, &unknown) && s.id.pin == nil:
+		return withHint(errors.New("verifying the gateway: its certificate is not publicly trusted"),
+			"add --ca-fingerprint sha256:HEX, which the gateway prints as it starts")
+	case errors.As(err, &invalid) || errors.As(err, &unknown):
+		return withHint(fmt.Errorf("verifying the gateway: %w", err), "somebody may be between this host and the gateway; compare the fingerprint")
+	case errors.As(err, &plain):
+		return withHint(fmt.Errorf("verifying the gateway: %s does not speak TLS", s.url.Host), "is the port that of the gateway's public listener (gateway.listen)?")
+	}
+	return withHint(fmt.Errorf("reaching the gateway at %s: %w: %w", s.url.Host, errUnreachable, err),
+		"check the address and port, that the gateway runs, and that no firewall is in the way")
+}
+
+// sleep waits for d or the end of ctx, and returns why it was cut short.
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}

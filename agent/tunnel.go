@@ -1,0 +1,313 @@
+package agent
+
+import (
+	"context"
+	"crypto/ecdh"
+	"crypto/rand"
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+	"golang.zx2c4.com/wireguard/conn"
+	"golang.zx2c4.com/wireguard/device"
+	"golang.zx2c4.com/wireguard/tun"
+
+	"github.com/clawpatrol/clawpatrol/secret"
+)
+
+// LinkName is the tunnel's interface.
+const LinkName = "clawpatrol0"
+
+const (
+	keySize = 32 // bytes of a Curve25519 key
+
+	defaultMTU = 1420
+	minMTU     = 1280 // RFC 8200 section 5: what every IPv6 link carries
+	maxMTU     = 65535 - 80
+
+	keepalive = 25 // seconds; below the 30 s after which common NATs forget a UDP mapping
+
+	// staleAfter is when a session has no keys left (wireguard's Reject-After-Time)
+	// plus a handshake's time. Then the gateway is gone or has moved.
+	staleAfter = 200 * time.Second
+	// firstHandshake is how long one endpoint is tried before the next.
+	firstHandshake = 20 * time.Second
+)
+
+// newKey makes a WireGuard private key (I12: here, and it stays here).
+func newKey() secret.Secret {
+	k, err := ecdh.X25519().GenerateKey(rand.Reader)
+	if err != nil {
+		panic("agent: making a Curve25519 key: " + err.Error()) // crypto/rand does not fail
+	}
+	return secret.New(k.Bytes())
+}
+
+// publicKey returns the public half in standard base64.
+func publicKey(private secret.Secret) (string, error) {
+	k, err := ecdh.X25519().NewPrivateKey(private.Reveal())
+	if err != nil {
+		return "", errors.New("not a WireGuard key")
+	}
+	return base64.StdEncoding.EncodeToString(k.PublicKey().Bytes()), nil
+}
+
+// tunnelConfig is a claim, checked.
+type tunnelConfig struct {
+	privateKey   secret.Secret
+	presharedKey secret.Secret
+	gatewayKey   []byte         // keySize bytes
+	host         string         // of the gateway's WireGuard endpoint
+	port         uint16         // same
+	addresses    []netip.Prefix // the interface's
+	dns          []netip.Addr
+	mtu          int
+	keepalive    int // seconds
+}
+
+// newTunnelConfig checks what the gateway sent before any of it is used.
+func newTunnelConfig(st *state) (tunnelConfig, error) {
+	c := st.Claim
+	cfg := tunnelConfig{
+		privateKey:   st.WireGuardKey,
+		presharedKey: st.JoinCredential.Keys().PresharedKey,
+		mtu:          defaultMTU,
+		keepalive:    keepalive,
+	}
+	bad := func(what string) (tunnelConfig, error) {
+		return cfg, fmt.Errorf("reading the gateway's claim answer: %s", what)
+	}
+	var err error
+	if cfg.gatewayKey, err = base64.StdEncoding.DecodeString(c.WireGuard.PublicKey); err != nil || len(cfg.gatewayKey) != keySize {
+		return bad("its WireGuard key is not 32 bytes in base64")
+	}
+	host, port, err := net.SplitHostPort(c.WireGuard.Endpoint)
+	if err != nil || host == "" {
+		return bad("its WireGuard endpoint is not host:port")
+	}
+	n, err := strconv.ParseUint(port, 10, 16)
+	if err != nil || n == 0 {
+		return bad("its WireGuard endpoint is not host:port")
+	}
+	cfg.host, cfg.port = host, uint16(n)
+	for _, s := range c.Addresses {
+		p, err := netip.ParsePrefix(s)
+		if err != nil || p.Addr().Is4In6() || p.Addr().Zone() != "" || !p.Addr().IsGlobalUnicast() {
+			return bad("an interface address is not one")
+		}
+		cfg.addresses = append(cfg.addresses, p)
+	}
+	if len(cfg.addresses) == 0 || len(cfg.addresses) > 8 {
+		return bad("it has no interface address, or more than 8")
+	}
+	for _, s := range c.DNS {
+		a, err := netip.ParseAddr(s)
+		if err != nil || a.Is4In6() || a.Zone() != "" || !a.IsGlobalUnicast() {
+			return bad("a resolver is not an address")
+		}
+		// A resolver of a family that the tunnel does not carry would only be slow.
+		if cfg.carries(familyOf(a)) {
+			cfg.dns = append(cfg.dns, a)
+		}
+	}
+	if len(cfg.dns) == 0 || len(cfg.dns) > 3 { // resolv.conf(5): MAXNS
+		return bad("it has no resolver, or more than 3")
+	}
+	if m := c.WireGuard.MTU; m != 0 {
+		if m < minMTU || m > maxMTU {
+			return bad(fmt.Sprintf("its MTU is not between %d and %d", minMTU, maxMTU))
+		}
+		cfg.mtu = m
+	}
+	if k := c.WireGuard.Keepalive; k != 0 {
+		if k < 1 || k > 65535 {
+			return bad("its keepalive is not between 1 and 65535 seconds")
+		}
+		cfg.keepalive = k
+	}
+	return cfg, nil
+}
+
+// carries reports whether the tunnel has an address of this family.
+func (c tunnelConfig) carries(f family) bool {
+	for _, p := range c.addresses {
+		if familyOf(p.Addr()) == f {
+			return true
+		}
+	}
+	return false
+}
+
+// tunnel is a running agent's end: userspace WireGuard on a kernel TUN. The
+// device survives a restart of the gateway by itself.
+type tunnel struct {
+	dev     *device.Device
+	cfg     tunnelConfig
+	ifindex int
+}
+
+// openTunnel makes the TUN and gives it its addresses. The journal entry is for
+// a link that outlives its process, which the kernel does not let happen, but an
+// operator's `ip tuntap` might.
+func openTunnel(j *journal, cfg tunnelConfig) (_ *tunnel, err error) {
+	if l, err := netlink.LinkByName(LinkName); err == nil {
+		if j.find(stepLink, LinkName) == nil || l.Type() != "tuntap" {
+			return nil, withHint(fmt.Errorf("making the tunnel: an interface named %s exists", LinkName), "another join may be running: clawpatrol status; otherwise: ip link delete "+LinkName)
+		}
+		if err := netlink.LinkDel(l); err != nil {
+			return nil, fmt.Errorf("removing the old %s: %w", LinkName, err)
+		}
+	}
+	if err := j.record(entry{Step: stepLink, Scope: scopeTunnel, Key: LinkName}); err != nil {
+		return nil, err
+	}
+	t, err := tun.CreateTUN(LinkName, cfg.mtu)
+	if err != nil {
+		return nil, withHint(fmt.Errorf("making the tunnel: %w", err), "in a container, it needs /dev/net/tun and CAP_NET_ADMIN")
+	}
+	dev := device.NewDevice(t, conn.NewStdNetBind(), device.NewLogger(device.LogLevelSilent, ""))
+	defer func() {
+		if err != nil {
+			dev.Close()
+		}
+	}()
+	if err := dev.IpcSet(cfg.uapi()); err != nil {
+		return nil, fmt.Errorf("configuring WireGuard: %w", err)
+	}
+	link, err := netlink.LinkByName(LinkName)
+	if err != nil {
+		return nil, fmt.Errorf("finding %s: %w", LinkName, err)
+	}
+	j.checkpoint("made " + LinkName)
+	// Without link-local address the kernel sends no router solicitations, which
+	// the gateway would only drop. Absent where there is no IPv6.
+	_ = os.WriteFile("/proc/sys/net/ipv6/conf/"+LinkName+"/addr_gen_mode", []byte("1"), 0)
+	for _, p := range cfg.addresses {
+		if familyOf(p.Addr()) == ipv6 && !ipv6On() {
+			continue // the routes block IPv6 instead
+		}
+		// No prefix route: the way into the tunnel is our table alone.
+		flags := unix.IFA_F_NOPREFIXROUTE
+		if p.Addr().Is6() {
+			flags |= unix.IFA_F_NODAD // RFC 4862: nobody else is on this link
+		}
+		addr := &netlink.Addr{IPNet: ipNet(p), Flags: flags}
+		if err := netlink.AddrAdd(link, addr); err != nil {
+			return nil, fmt.Errorf("giving %s the address %s: %w", LinkName, p, err)
+		}
+	}
+	if err := dev.Up(); err != nil {
+		return nil, fmt.Errorf("starting WireGuard: %w", err)
+	}
+	if err := netlink.LinkSetUp(link); err != nil {
+		return nil, fmt.Errorf("setting %s up: %w", LinkName, err)
+	}
+	j.checkpoint("set up " + LinkName)
+	return &tunnel{dev: dev, cfg: cfg, ifindex: link.Attrs().Index}, nil
+}
+
+func ipNet(p netip.Prefix) *net.IPNet {
+	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
+}
+
+// uapi is the device's configuration without the peer's endpoint, in the
+// cross-platform userspace protocol of WireGuard.
+func (c tunnelConfig) uapi() string {
+	return fmt.Sprintf("private_key=%s\nfwmark=%d\nreplace_peers=true\npublic_key=%s\npreshared_key=%s\npersistent_keepalive_interval=%d\nreplace_allowed_ips=true\nallowed_ip=0.0.0.0/0\nallowed_ip=::/0\n",
+		hex.EncodeToString(c.privateKey.Reveal()), Mark, hex.EncodeToString(c.gatewayKey), hex.EncodeToString(c.presharedKey.Reveal()), c.keepalive)
+}
+
+// dial points the device at the gateway. A handshake follows.
+func (t *tunnel) dial(to netip.AddrPort) error {
+	// Setting the keepalive to a value from zero sends one at once, which starts
+	// the handshake.
+	err := t.dev.IpcSet(fmt.Sprintf("public_key=%s\nupdate_only=true\nendpoint=%s\npersistent_keepalive_interval=0\n", hex.EncodeToString(t.cfg.gatewayKey), to))
+	if err == nil {
+		err = t.dev.IpcSet(fmt.Sprintf("public_key=%s\nupdate_only=true\npersistent_keepalive_interval=%d\n", hex.EncodeToString(t.cfg.gatewayKey), t.cfg.keepalive))
+	}
+	if err != nil {
+		return fmt.Errorf("setting the gateway's endpoint: %w", err)
+	}
+	return nil
+}
+
+// tunnelStats is what the device knows of the gateway.
+type tunnelStats struct {
+	endpoint          string
+	lastHandshake     time.Time
+	bytesIn, bytesOut uint64
+}
+
+func (t *tunnel) stats() (tunnelStats, error) {
+	text, err := t.dev.IpcGet() // holds both keys: it goes nowhere
+	if err != nil {
+		return tunnelStats{}, fmt.Errorf("asking WireGuard: %w", err)
+	}
+	var s tunnelStats
+	var sec, nsec int64
+	for line := range strings.Lines(text) {
+		k, v, _ := strings.Cut(strings.TrimSuffix(line, "\n"), "=")
+		switch k {
+		case "endpoint":
+			s.endpoint = v
+		case "last_handshake_time_sec":
+			sec, _ = strconv.ParseInt(v, 10, 64)
+		case "last_handshake_time_nsec":
+			nsec, _ = strconv.ParseInt(v, 10, 64)
+		case "rx_bytes":
+			s.bytesIn, _ = strconv.ParseUint(v, 10, 64)
+		case "tx_bytes":
+			s.bytesOut, _ = strconv.ParseUint(v, 10, 64)
+		}
+	}
+	if sec != 0 {
+		s.lastHandshake = time.Unix(sec, nsec)
+	}
+	return s, nil
+}
+
+// endpoints returns where the gateway may be reached, in the families whose
+// address is pinned: from another the gateway would block us (I08).
+func (t *tunnel) endpoints(ctx context.Context, lookup func(context.Context, string) ([]netip.Addr, error), pinned []family) ([]netip.AddrPort, error) {
+	addrs, err := lookup(ctx, t.cfg.host)
+	if err != nil {
+		return nil, withHint(fmt.Errorf("finding the gateway's WireGuard endpoint: %w", err), "the gateway's wireguard.endpoint must be a name or address that this host can resolve")
+	}
+	var out []netip.AddrPort
+	for _, f := range pinned {
+		for _, a := range f.of(addrs) {
+			out = append(out, netip.AddrPortFrom(a, t.cfg.port))
+		}
+	}
+	if len(out) == 0 {
+		return nil, fmt.Errorf("finding the gateway's WireGuard endpoint: %s has no address in a family that is enrolled", t.cfg.host)
+	}
+	return out, nil
+}
+
+// close stops the device; the kernel removes the TUN with it.
+func (t *tunnel) close() { t.dev.Close() }
+
+// removeLink undoes stepLink.
+func removeLink(name string) error {
+	l, err := netlink.LinkByName(name)
+	if errors.As(err, &netlink.LinkNotFoundError{}) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if l.Type() != "tuntap" {
+		return nil // not one we made
+	}
+	return netlink.LinkDel(l)
+}

@@ -1,0 +1,25 @@
+package main
+
+import (
+	"github.com/spf13/cobra"
+
+	"github.com/clawpatrol/clawpatrol/agent"
+)
+
+func upCommand() *cobra.Command {
+	var state string
+	c := &cobra.Command{
+		Use:   "up",
+		Short: "Bring an enrolled host's tunnel up and hold it",
+		Long: `Bring the tunnel of this enrolled host up and hold it until stopped. While the
+gateway does not answer, nothing leaves this host but to its own networks. What
+a killed process left behind is repaired. It needs root.`,
+		Example: `  sudo clawpatrol up`,
+		Args:    cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			return agent.New(agent.Config{StateDir: state, Out: c.OutOrStdout()}).Up(c.Context())
+		},
+	}
+	stateFlag(c, &state)
+	return c
+}
