@@ -2,9 +2,9 @@
 // through the gateway (I09), in every spelling, when the socket is about to
 // connect.
 //
-// An address is judged twice: before anything happens, for a quick answer, and
-// again by the socket's control hook, on the address the kernel is about to
-// connect to. A name is only ever a way to find addresses; what it resolves to
+// An address is judged before anything happens, for a quick answer; again by the
+// socket's control hook, on the address the kernel is about to connect to; and
+// once more before the connection is handed out. A name is only ever a way to find addresses; what it resolves to
 // is judged like an address the agent gave, so a name that changes its mind
 // (DNS rebinding) gains nothing.
 package egress
@@ -252,5 +252,15 @@ func (d *Dialer) connect(ctx context.Context, network string, address netip.Addr
 			return nil
 		},
 	}
-	return dialer.DialContext(ctx, network, address.String())
+	conn, err := dialer.DialContext(ctx, network, address.String())
+	if err != nil {
+		return nil, err
+	}
+	// Once more, for what became true meanwhile: an address that this host got
+	// a moment ago is routed here before the kernel says so.
+	if r := d.judge(address, who); r != nil {
+		conn.Close()
+		return nil, r
+	}
+	return conn, nil
 }

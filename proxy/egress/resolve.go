@@ -146,8 +146,8 @@ func (r *resolver) start(name string, f family) <-chan singleflight.Result {
 	key := nameKey{name, f}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if c, ok := r.cache[key]; ok && time.Now().Before(c.expires) {
-		return done(c.addrs, nil)
+	if addrs := r.cached(key); addrs != nil {
+		return done(addrs, nil)
 	}
 	if r.closed {
 		return done(nil, context.Canceled)
@@ -156,6 +156,14 @@ func (r *resolver) start(name string, f family) <-chan singleflight.Result {
 	out := make(chan singleflight.Result, 1)
 	go r.join(key, out)
 	return out
+}
+
+// cached returns what is known of key, or nil; mu is held.
+func (r *resolver) cached(key nameKey) []netip.Addr {
+	if c, ok := r.cache[key]; ok && time.Now().Before(c.expires) {
+		return c.addrs
+	}
+	return nil
 }
 
 func done(addrs []netip.Addr, err error) <-chan singleflight.Result {
@@ -169,6 +177,12 @@ func done(addrs []netip.Addr, err error) <-chan singleflight.Result {
 func (r *resolver) join(key nameKey, out chan<- singleflight.Result) {
 	defer r.wait.Done()
 	val, err, _ := r.flights.Do(string(key.f)+key.host, func() (any, error) {
+		r.mu.Lock()
+		known := r.cached(key) // since we looked, another flight may have landed
+		r.mu.Unlock()
+		if known != nil {
+			return known, nil
+		}
 		select {
 		case r.slots <- struct{}{}:
 			defer func() { <-r.slots }()

@@ -94,16 +94,16 @@ func TestEgress_AliasesAreFollowedAndStrayRecordsIgnored(t *testing.T) {
 	h := func(name string, rtype uint16, ttl uint32) dns.RR_Header {
 		return dns.RR_Header{Name: name, Rrtype: rtype, Class: dns.ClassINET, Ttl: ttl}
 	}
-	w.answers["www.example.com.A"] = []func() []dns.RR{func() []dns.RR {
+	w.records("www.example.com.A", func() []dns.RR {
 		return []dns.RR{
 			&dns.A{Hdr: h("other.example.com.", dns.TypeA, 60), A: net.IPv4(127, 0, 0, 3)},
 			&dns.A{Hdr: h("cdn.example.net.", dns.TypeA, 60), A: net.IPv4(127, 0, 0, 1)},
 			&dns.CNAME{Hdr: h("WWW.example.com.", dns.TypeCNAME, 0), Target: "cdn.example.NET."},
 		}
-	}}
-	w.answers["loop.example.com.A"] = []func() []dns.RR{func() []dns.RR {
+	})
+	w.records("loop.example.com.A", func() []dns.RR {
 		return []dns.RR{&dns.CNAME{Hdr: h("loop.example.com.", dns.TypeCNAME, 60), Target: "loop.example.com."}}
-	}}
+	})
 	d := newDialer(t, s, w)
 	for range 2 {
 		if err := connect(t, d, "www.example.com", s.port); err != nil {

@@ -77,6 +77,13 @@ func (w *world) serve(transport string, rw dns.ResponseWriter, q *dns.Msg) {
 	rw.WriteMsg(reply)
 }
 
+// records says what the question key, name and type, is answered with.
+func (w *world) records(key string, rrs func() []dns.RR) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.answers[key] = append(w.answers[key], rrs)
+}
+
 // change has every answer edited from now on; nil: as they are.
 func (w *world) change(edit func(transport string, reply *dns.Msg)) {
 	w.mu.Lock()
