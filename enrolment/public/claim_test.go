@@ -1,0 +1,237 @@
+package public_test
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"net/http"
+	"net/netip"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/clawpatrol/clawpatrol/enrolment"
+	"github.com/clawpatrol/clawpatrol/registry"
+)
+
+func TestClaim_PinsBothFamiliesAndConfiguresTheTunnel(t *testing.T) {
+	g := newGateway(t)
+	a := g.start("host", "192.0.2.1")
+	refused(t, a.post(enrolment.PathClaim, "192.0.2.2"), http.StatusConflict, "claim_refused") // not start's address
+
+	var four, six enrolment.ClaimResponse
+	read(t, a.post(enrolment.PathClaim, "192.0.2.1"), http.StatusOK, &four)
+	read(t, a.post(enrolment.PathClaim, "2001:db8::1"), http.StatusOK, &six)
+	if four.Pin != (enrolment.Pin{IPv4: "192.0.2.1"}) || six.Pin != (enrolment.Pin{IPv4: "192.0.2.1", IPv6: "2001:db8::1"}) {
+		t.Errorf("pins %+v, then %+v", four.Pin, six.Pin)
+	}
+	reg, _ := g.db.Snapshot().ByID(registry.ID(a.Registration))
+	for i, p := range []netip.Prefix{reg.Prefix4, reg.Prefix6} {
+		got, err := netip.ParsePrefix(six.Addresses[i])
+		if err != nil || got.Masked() != p || got.Addr() != p.Addr().Next() || got.Bits() != p.Bits() {
+			t.Errorf("address %q of the range %v", six.Addresses[i], p)
+		}
+	}
+	if six.WireGuard.MTU != 1420 || six.WireGuard.Keepalive != 25 || six.WireGuard.Endpoint != "gw.example.com:51820" || six.CAPEM == "" {
+		t.Errorf("claim %+v", six)
+	}
+	var want []string
+	for _, r := range g.db.Resolvers() {
+		want = append(want, r.String())
+	}
+	if !slices.Equal(six.DNS, want) {
+		t.Errorf("dns %v, want %v", six.DNS, want)
+	}
+	if len(six.Env) != 0 {
+		t.Errorf("a pending registration gets %v", six.Env)
+	}
+
+	refused(t, a.post(enrolment.PathClaim, "2001:db8::2"), http.StatusConflict, "pin_sealed") // once per family
+	a.approve("ci")
+	refused(t, a.post(enrolment.PathClaim, "2001:db8::1"), http.StatusConflict, "pin_sealed")
+}
+
+func TestClaim_EndsAMinuteAfterStart(t *testing.T) {
+	g := newGateway(t)
+	a := g.start("host", "192.0.2.1")
+	g.clock.pass(61 * time.Second)
+	refused(t, a.post(enrolment.PathClaim, "192.0.2.1"), http.StatusConflict, "pin_sealed")
+}
+
+func TestPoll_TellsWhereTheRegistrationStands(t *testing.T) {
+	g := newGateway(t)
+	a := g.start("host", "192.0.2.1")
+	if p := a.poll(); p.State != "pending" || p.Profiles == nil || p.SSHHosts == nil || p.RetryAfter <= 0 || len(p.Env) != 0 {
+		t.Errorf("pending: %+v", p)
+	}
+	a.approve("ci")
+	p := a.poll()
+	if p.State != "approved" || !slices.Equal(p.Profiles, []string{"ci"}) {
+		t.Errorf("approved: %+v", p)
+	}
+	// Only the registration's own profiles, only credentials with an env.
+	if want := map[string]string{"GH_TOKEN": "clawpatrol-github_token"}; !reflect.DeepEqual(p.Env, want) {
+		t.Errorf("env %v, want %v", p.Env, want)
+	}
+	if err := g.db.SetProfiles(t.Context(), registry.ID(a.Registration), []string{"other", "gone"}); err != nil {
+		t.Fatal(err)
+	}
+	if p := a.poll(); len(p.Env) != 0 {
+		t.Errorf("other profile: %+v", p)
+	}
+	if err := g.db.Block(t.Context(), registry.ID(a.Registration), "why"); err != nil {
+		t.Fatal(err)
+	}
+	if p := a.poll(); p.State != "blocked" || len(p.Env) != 0 {
+		t.Errorf("blocked: %+v", p)
+	}
+}
+
+// TestI10_EveryUnprovenRequestGetsTheSameAnswer: whichever check fails, status,
+// headers and body are the same, byte for byte.
+func TestI10_EveryUnprovenRequestGetsTheSameAnswer(t *testing.T) {
+	g := newGateway(t)
+	revoked := g.start("revoked", "192.0.2.3")
+	if err := g.db.Revoke(t.Context(), registry.ID(revoked.Registration)); err != nil {
+		t.Fatal(err)
+	}
+	expired := g.start("expired", "192.0.2.4")
+	g.clock.pass(16 * time.Minute)
+	a := g.start("fresh", "192.0.2.5")
+	other := g.start("other", "192.0.2.2")
+	now := g.clock.Now()
+	none := http.Header{}
+	replayed := a.authorization(enrolment.PathPoll, "{}", now)
+	if r := g.send("POST", enrolment.PathPoll, "192.0.2.5", "{}", replayed); r.StatusCode != http.StatusOK {
+		t.Fatalf("the request to be replayed: %d", r.StatusCode)
+	}
+	unknown := *a
+	unknown.Registration = "r_0000000000000000000000000a"
+	wrongKey := *a
+	wrongKey.credential = other.credential
+	good := a.authorization(enrolment.PathPoll, "{}", now).Get("Authorization")
+
+	cases := map[string]http.Header{
+		"no header":      none,
+		"garbage":        {"Authorization": {"CP-MAC id=,ts=,nonce=,mac="}},
+		"other scheme":   {"Authorization": {"Bearer x"}},
+		"two headers":    {"Authorization": {good, good}},
+		"unknown":        unknown.authorization(enrolment.PathPoll, "{}", now),
+		"wrong key":      wrongKey.authorization(enrolment.PathPoll, "{}", now),
+		"wrong mac":      {"Authorization": {good[:len(good)-64] + strings.Repeat("0", 64)}},
+		"other path":     a.authorization(enrolment.PathClaim, "{}", now),
+		"other body":     a.authorization(enrolment.PathPoll, "{ }", now),
+		"too old":        a.authorization(enrolment.PathPoll, "{}", now.Add(-61*time.Second)),
+		"too far ahead":  a.authorization(enrolment.PathPoll, "{}", now.Add(61*time.Second)),
+		"end of time":    a.authorization(enrolment.PathPoll, "{}", time.Unix(1<<62, 0)),
+		"start of time":  a.authorization(enrolment.PathPoll, "{}", time.Unix(-1<<62, 0)),
+		"replay":         replayed,
+		"expired":        expired.authorization(enrolment.PathPoll, "{}", now),
+		"revoked":        revoked.authorization(enrolment.PathPoll, "{}", now),
+		"another's name": {"Authorization": {strings.Replace(good, a.Registration, other.Registration, 1)}},
+	}
+	answer := func(h http.Header) string {
+		r := g.send("POST", enrolment.PathPoll, "192.0.2.5", "{}", h)
+		b, err := io.ReadAll(r.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var head bytes.Buffer
+		if err := r.Header.Write(&head); err != nil {
+			t.Fatal(err)
+		}
+		return fmt.Sprintf("%d\n%s\n%s", r.StatusCode, head.String(), b)
+	}
+	want := answer(none)
+	if !strings.HasPrefix(want, "401\n") {
+		t.Fatalf("without a header: %s", want)
+	}
+	for what, h := range cases {
+		if got := answer(h); got != want {
+			t.Errorf("%s: answered\n%s\nwant\n%s", what, got, want)
+		}
+	}
+	if r := g.send("POST", enrolment.PathPoll, "192.0.2.5", "{}", http.Header{"Authorization": {good}}); r.StatusCode != http.StatusOK {
+		t.Errorf("after all this the agent host is refused: %d", r.StatusCode)
+	}
+}
+
+func TestProof_TimestampWindow(t *testing.T) {
+	g := newGateway(t)
+	g.clock.pass(5 * time.Minute)
+	a := g.start("host", "192.0.2.1")
+	for _, skew := range []time.Duration{-60 * time.Second, -time.Second, 0, time.Second, 60 * time.Second} {
+		h := a.authorization(enrolment.PathPoll, "{}", g.clock.Now().Add(skew))
+		if r := g.send("POST", enrolment.PathPoll, a.from, "{}", h); r.StatusCode != http.StatusOK {
+			t.Errorf("skew %v: status %d", skew, r.StatusCode)
+		}
+	}
+}
+
+// A nonce is refused for as long as its timestamp is accepted, clocks that run
+// ahead included.
+func TestProof_ReplayIsRefusedForTheWholeWindow(t *testing.T) {
+	g := newGateway(t)
+	a := g.start("host", "192.0.2.1")
+	h := a.authorization(enrolment.PathPoll, "{}", g.clock.Now().Add(60*time.Second))
+	if r := g.send("POST", enrolment.PathPoll, a.from, "{}", h); r.StatusCode != http.StatusOK {
+		t.Fatalf("status %d", r.StatusCode)
+	}
+	for range 13 {
+		if r := g.send("POST", enrolment.PathPoll, a.from, "{}", h); r.StatusCode != http.StatusUnauthorized {
+			t.Fatalf("replayed at %v: status %d", g.clock.Now().Sub(start), r.StatusCode)
+		}
+		a.poll() // makes the store sweep
+		g.clock.pass(10 * time.Second)
+	}
+}
+
+// A restart forgets nonces, so what was recorded before it must not verify
+// after it, however fresh.
+func TestProof_NothingFromBeforeARestartVerifies(t *testing.T) {
+	g := newGateway(t)
+	a := g.start("host", "192.0.2.1")
+	recorded := a.authorization(enrolment.PathPoll, "{}", g.clock.Now())
+	if r := g.send("POST", enrolment.PathPoll, a.from, "{}", recorded); r.StatusCode != http.StatusOK {
+		t.Fatalf("status %d", r.StatusCode)
+	}
+	g.clock.pass(300 * time.Millisecond)
+	g.restart()
+	refused(t, g.send("POST", enrolment.PathPoll, a.from, "{}", recorded), http.StatusUnauthorized, "unauthorized")
+	g.clock.pass(time.Second)
+	a.poll()
+}
+
+// One registration's nonces are bounded, and using them up hurts nobody else.
+func TestProof_NoncesAreBoundedPerRegistration(t *testing.T) {
+	g := newGateway(t)
+	a := g.start("host", "192.0.2.1")
+	b := g.start("other", "192.0.2.2")
+	n := 0
+	for ; n < 1000; n++ {
+		r := a.post(enrolment.PathPoll, a.from)
+		if r.StatusCode == http.StatusTooManyRequests {
+			break
+		}
+		if r.StatusCode != http.StatusOK {
+			t.Fatalf("poll %d: status %d", n, r.StatusCode)
+		}
+	}
+	if n < 100 || n > 200 {
+		t.Errorf("refused after %d polls", n)
+	}
+	b.poll()
+	g.clock.pass(2 * time.Minute)
+	a.poll()
+}
+
+func TestProof_BodyIsCheckedAfterTheMAC(t *testing.T) {
+	g := newGateway(t)
+	a := g.start("host", "192.0.2.1")
+	for _, body := range []string{"", "null", `{"x":1}`, "{}{}"} {
+		h := a.authorization(enrolment.PathPoll, body, g.clock.Now())
+		refused(t, g.send("POST", enrolment.PathPoll, a.from, body, h), http.StatusBadRequest, "bad_request")
+	}
+}
