@@ -81,6 +81,9 @@ func TestPoll_TellsWhereTheRegistrationStands(t *testing.T) {
 	if p := a.poll(); len(p.Env) != 0 {
 		t.Errorf("other profile: %+v", p)
 	}
+	if err := g.db.SetProfiles(t.Context(), registry.ID(a.Registration), []string{"ci"}); err != nil {
+		t.Fatal(err)
+	}
 	if err := g.db.Block(t.Context(), registry.ID(a.Registration), "why"); err != nil {
 		t.Fatal(err)
 	}
@@ -175,6 +178,8 @@ func TestProof_TimestampWindow(t *testing.T) {
 func TestProof_ReplayIsRefusedForTheWholeWindow(t *testing.T) {
 	g := newGateway(t)
 	a := g.start("host", "192.0.2.1")
+	a.poll()
+	g.clock.pass(20 * time.Second) // so that the store's sweeps fall on the window's last second
 	h := a.authorization(enrolment.PathPoll, "{}", g.clock.Now().Add(60*time.Second))
 	if r := g.send("POST", enrolment.PathPoll, a.from, "{}", h); r.StatusCode != http.StatusOK {
 		t.Fatalf("status %d", r.StatusCode)

@@ -71,7 +71,7 @@ func (c *clock) pass(d time.Duration) {
 
 // gateway is a public listener over a real registry.
 type gateway struct {
-	t       *testing.T
+	t       testing.TB
 	clock   *clock
 	db      *registry.DB
 	policy  *policy.Policy
@@ -80,7 +80,7 @@ type gateway struct {
 	log     *bytes.Buffer // what was logged, down to debug
 }
 
-func newGateway(t *testing.T) *gateway {
+func newGateway(t testing.TB) *gateway {
 	t.Helper()
 	g := &gateway{t: t, clock: &clock{now: start}, log: new(bytes.Buffer)}
 	rand.Read(g.key[:])
@@ -214,7 +214,7 @@ func (a *agentHost) approve(profiles ...string) {
 }
 
 // read decodes an answer, which must have this status.
-func read(t *testing.T, r *http.Response, status int, v any) {
+func read(t testing.TB, r *http.Response, status int, v any) {
 	t.Helper()
 	b, err := io.ReadAll(r.Body)
 	if err != nil {
@@ -231,7 +231,7 @@ func read(t *testing.T, r *http.Response, status int, v any) {
 }
 
 // refused checks that an answer is an error of this status and code.
-func refused(t *testing.T, r *http.Response, status int, code string) {
+func refused(t testing.TB, r *http.Response, status int, code string) {
 	t.Helper()
 	var e enrolment.ErrorResponse
 	read(t, r, status, &e)

@@ -3,6 +3,7 @@ package public_test
 import (
 	"encoding/base64"
 	"encoding/hex"
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -126,6 +127,12 @@ func TestStart_LimitsRequestsPerSource(t *testing.T) {
 	if s := try("192.0.2.1"); s != http.StatusTooManyRequests {
 		t.Errorf("request 11: status %d", s)
 	}
+	for i := range 10 {
+		try(fmt.Sprintf("2001:db8::%d", i)) // one /64
+	}
+	if s := try("2001:db8::ff"); s != http.StatusTooManyRequests {
+		t.Errorf("another address of the same /64: status %d", s)
+	}
 	if s := try("192.0.2.2"); s != http.StatusBadRequest {
 		t.Errorf("another source: status %d", s)
 	}
@@ -167,28 +174,36 @@ func FuzzStart(f *testing.F) {
 	f.Add([]byte(`{"name":"a","Name":"b","wireguard_public_key":"` + key + `"}`))
 	f.Add([]byte("{\"name\":\"\xff\"}"))
 	f.Add([]byte(`{`))
+	g := newGateway(f)
+	var sources uint32
 	f.Fuzz(func(t *testing.T, body []byte) {
-		g := newGateway(t)
+		sources++ // each from elsewhere: the limits per source have their own tests
 		r := httptest.NewRequest("POST", enrolment.PathStart, strings.NewReader(string(body)))
+		r.RemoteAddr = fmt.Sprintf("10.%d.%d.%d:1", byte(sources>>16), byte(sources>>8), byte(sources))
+		g.clock.pass(time.Second) // or too many sources would be remembered
 		w := httptest.NewRecorder()
 		g.handler.ServeHTTP(w, r)
-		all := g.db.Snapshot().All()
 		if w.Code != http.StatusCreated {
-			if len(all) != 0 || w.Code < 400 || w.Code > 499 {
-				t.Fatalf("status %d and %d registrations for %q", w.Code, len(all), body)
+			if w.Code < 400 || w.Code > 499 {
+				t.Fatalf("status %d for %q", w.Code, body)
 			}
 			return
 		}
-		if len(all) != 1 || all[0].State != registry.Pending {
-			t.Fatalf("%d registrations for %q", len(all), body)
+		var resp enrolment.StartResponse
+		if err := json.Unmarshal(w.Body.Bytes(), &resp); err != nil {
+			t.Fatal(err)
 		}
-		for _, c := range all[0].Name {
+		reg, ok := g.db.Snapshot().ByID(registry.ID(resp.Registration))
+		if !ok || reg.State != registry.Pending || reg.PublicKey == [32]byte{} {
+			t.Fatalf("registered %+v for %q", reg, body)
+		}
+		for _, c := range reg.Name {
 			if c < ' ' || c > '~' {
-				t.Fatalf("name %q", all[0].Name)
+				t.Fatalf("name %q", reg.Name)
 			}
 		}
-		if all[0].PublicKey == [32]byte{} || strings.Contains(w.Body.String(), "\x00") {
-			t.Fatalf("registered %+v", all[0])
+		if err := g.db.Revoke(t.Context(), reg.ID); err != nil {
+			t.Fatal(err)
 		}
 	})
 }
