@@ -363,12 +363,14 @@ func TestI07_ChangesCloseTheFlowsTheyNoLongerCover(t *testing.T) {
 			id, other := k.Approve("a", "red"), k.Approve("b", "other")
 			f, agent := pipeFlow(t, k, id, "api.test")
 			pipeFlow(t, k, other, "other.test")
-			ended := make(chan struct{})
+			begun, ended := make(chan struct{}), make(chan struct{})
 			watched := k.Serve(handler(func(ctx context.Context, f *proxy.Flow) error {
+				close(begun)
 				<-ctx.Done()
 				close(ended)
 				return nil
 			}), id, "api.test", 443)
+			<-begun
 
 			if err := change(k, id); err != nil {
 				t.Fatal(err)

@@ -177,11 +177,15 @@ func (l *live) finishActions() {
 	}
 }
 
-// idle reports whether a handler's flow has nothing running, nor had lately.
+// idle reports whether a flow has nothing running, nor had lately. A splice is
+// one running action; of UDP nothing is taken any more while the gateway drains.
 func (l *live) idle(now time.Time) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.target.kind != kindCarry && len(l.actions) == 0 && now.Sub(l.lastEnd) >= drainIdle
+	if l.target.kind == kindCarry {
+		return l.target.udp
+	}
+	return len(l.actions) == 0 && now.Sub(l.lastEnd) >= drainIdle
 }
 
 // liveTable is all running flows.

@@ -42,7 +42,16 @@ type quota struct {
 	dns  atomic.Int64 // queries being answered
 	echo atomic.Int64 // echo requests outstanding
 	udp  udpTable
-	deny *rate.Limiter // rows about refused flows
+
+	udpNew *rate.Limiter // UDP flows
+	deny   *rate.Limiter // rows about refused flows
+}
+
+func newQuota() *quota {
+	return &quota{
+		udpNew: rate.NewLimiter(udpFlowRate, udpFlowBurst),
+		deny:   rate.NewLimiter(denyRowsPerSecond, denyRowsPerSecond),
+	}
 }
 
 // newState compiles what the registrations of snapshot reach under pol. What
@@ -62,7 +71,7 @@ func newState(pol *policy.Policy, snapshot *registry.Snapshot, prev *state) *sta
 		if old := prev.view(reg.ID); old != nil {
 			v.quota = old.quota
 		} else {
-			v.quota = &quota{deny: rate.NewLimiter(denyRowsPerSecond, denyRowsPerSecond)}
+			v.quota = newQuota()
 		}
 		st.views[reg.ID] = v
 	}

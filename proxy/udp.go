@@ -24,6 +24,11 @@ const (
 	// maxUDPDials is how many of them may be in the making.
 	maxUDPDials = 64
 
+	// udpFlowRate and udpFlowBurst are how fast a registration may begin them:
+	// each has a socket and a row on the log.
+	udpFlowRate  = 512 // a second
+	udpFlowBurst = 2048
+
 	// What a flow in the making keeps of what the agent sends.
 	maxUDPQueue      = 64
 	maxUDPQueueBytes = 64 << 10
@@ -101,6 +106,10 @@ func (p *Proxy) newUDP(v *view, key udpKey, payload []byte) wireguard.Dispositio
 			p.deniedSoon(v, "udp", key.dst.String(), err.Error())
 			return wireguard.Prohibited
 		}
+	}
+	if !v.quota.udpNew.Allow() {
+		p.counters.udpDropped.Add(1)
+		return wireguard.Taken
 	}
 	f := &udpFlow{key: key, view: v, live: p.newLive(v.registration.ID)}
 	f.live.protocol = "udp"
