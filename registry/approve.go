@@ -47,6 +47,13 @@ func (db *DB) Approve(ctx context.Context, id ID, profiles []string, userCode st
 	})
 }
 
+// CodeRequired reports whether Approve asks for the user code of this
+// registration.
+func (s *Snapshot) CodeRequired(id ID) bool {
+	r := s.byID[id]
+	return r != nil && (r.State == Pending || r.State == Blocked) && s.looksLikeAnother(r)
+}
+
 // looksLikeAnother reports whether an operator could take r for another
 // registration: one that is pending with the same name or source, or, where r
 // is pending, any with the same name.
