@@ -1,0 +1,38 @@
+package wireguard
+
+import "sync/atomic"
+
+// Counters counts what the tunnel did not carry, in packets since Open.
+type Counters struct {
+	NotAdmitted    uint64 // no peer owns the address, or Admit said no; either direction
+	Malformed      uint64 // wrong version, length or header
+	BadChecksum    uint64
+	Unsupported    uint64 // well formed, of a kind nobody here speaks (options, IGMP, neighbour discovery, fragments over the limit)
+	ICMPSuppressed uint64 // ICMP errors not sent because the peer had its share
+	OverLimit      uint64 // TCP connection attempts over the peer's limit: reset
+	NoSession      uint64 // not sent: the agent host is away and its share of the staging queue is used up
+	QueueFull      uint64 // not sent: the link queue was full
+	Panics         uint64 // in callbacks
+}
+
+type counters struct {
+	notAdmitted, malformed, badChecksum, unsupported atomic.Uint64
+	icmpSuppressed, overLimit, noSession, queueFull  atomic.Uint64
+	panics                                           atomic.Uint64
+}
+
+// Counters returns the counters' present values.
+func (t *Tunnel) Counters() Counters {
+	c := &t.counters
+	return Counters{
+		NotAdmitted:    c.notAdmitted.Load(),
+		Malformed:      c.malformed.Load(),
+		BadChecksum:    c.badChecksum.Load(),
+		Unsupported:    c.unsupported.Load(),
+		ICMPSuppressed: c.icmpSuppressed.Load(),
+		OverLimit:      c.overLimit.Load(),
+		NoSession:      c.noSession.Load(),
+		QueueFull:      c.queueFull.Load(),
+		Panics:         c.panics.Load(),
+	}
+}
