@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+	"golang.org/x/sync/singleflight"
 	"golang.org/x/time/rate"
 
 	"github.com/clawpatrol/clawpatrol/policy"
@@ -62,7 +63,7 @@ type Config struct {
 type Resolver struct {
 	cfg     Config
 	cache   *cache
-	flights flights
+	flights singleflight.Group // joins those who ask the same at the same time
 	limit   *limiter
 	health  health
 	host    hostResolvers

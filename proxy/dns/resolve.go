@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
-	"golang.org/x/sync/singleflight"
 
 	"github.com/clawpatrol/clawpatrol/registry"
 )
@@ -27,9 +26,6 @@ var (
 	errNoUpstream = errors.New("dns: no resolvers configured, and none in the gateway host's resolv.conf")
 )
 
-// flights joins those who ask the same at the same time.
-type flights struct{ group singleflight.Group }
-
 // resolve answers from the cache or from the operator's resolvers.
 func (r *Resolver) resolve(ctx context.Context, id registry.ID, p *query) (*entry, error) {
 	key := cacheKey{p.name, p.qtype, p.qclass, p.do, p.flags&bitCD != 0}
@@ -43,7 +39,10 @@ func (r *Resolver) resolve(ctx context.Context, id registry.ID, p *query) (*entr
 	for {
 		// The first who asks runs the flight, under its own context: who
 		// waited for one that gave up takes over.
-		v, err, _ := r.flights.group.Do(key.String(), func() (any, error) {
+		v, err, _ := r.flights.Do(key.String(), func() (any, error) {
+			if e := r.cache.get(key, r.cfg.Now()); e != nil {
+				return e, nil // another flight landed since we looked
+			}
 			e, err := r.ask(ctx, key)
 			if ctx.Err() != nil {
 				return nil, ctx.Err()
