@@ -47,9 +47,6 @@ func contradiction(r *http.Request, m policy.Match) string {
 			claims = append(claims, hosts...)
 		}
 	}
-	if r.ProtoMajor == 2 && r.TLS == nil { // how net/http says :scheme was http
-		return "the request's scheme is not https"
-	}
 	for _, claim := range claims {
 		if !names(claim, m) {
 			return fmt.Sprintf("the request names %q", clip(claim, 100))

@@ -258,9 +258,10 @@ func (x *exchange) inform(code int, from textproto.MIMEHeader) error {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	// 100 is for the transport; the agent gets its own when its body is wanted.
-	// net/http writes that one on another goroutine, so nothing else is written
-	// once the body is being read.
-	if code == http.StatusContinue || x.headSent || x.bodyStarted || !x.r.ProtoAtLeast(1, 1) {
+	// Over HTTP/1.1 net/http writes that one on the goroutine that reads the
+	// body, without a lock that a 1xx written here would share.
+	if code == http.StatusContinue || x.headSent || !x.r.ProtoAtLeast(1, 1) ||
+		x.bodyStarted && x.r.ProtoMajor == 1 && x.r.Header.Get("Expect") != "" {
 		return nil
 	}
 	if x.informational++; x.informational > maxInformational {
