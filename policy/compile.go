@@ -1,10 +1,10 @@
 package policy
 
 import (
-	"bytes"
 	"fmt"
 	"path/filepath"
 	"slices"
+	"unicode/utf8"
 
 	"github.com/hashicorp/hcl/v2"
 	"github.com/hashicorp/hcl/v2/hclsyntax"
@@ -76,8 +76,8 @@ func (c *compiler) file(filename string, src []byte) {
 		c.errorf(start, "File too large", "A policy file has at most %d bytes; this one has %d.", MaxFile, len(src))
 		return
 	}
-	if i := bytes.IndexByte(src, 0); i >= 0 {
-		c.errorf(start, "Not a text file", "There is a zero byte at offset %d.", i)
+	if !utf8.Valid(src) {
+		c.errorf(start, "Not a text file", "A policy file is text in UTF-8.")
 		return
 	}
 	if !c.plain(filename, src) {

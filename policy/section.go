@@ -158,19 +158,3 @@ func (c *compiler) labels(b *hclsyntax.Block, names []string) ([]label, bool) {
 
 // maxName is the longest name of an endpoint, credential or profile, in bytes.
 const maxName = 64
-
-func isIdentifier(s string) bool {
-	if s == "" || len(s) > maxName {
-		return false
-	}
-	for i := range len(s) {
-		ch := s[i]
-		switch {
-		case ch >= 'a' && ch <= 'z', ch >= 'A' && ch <= 'Z', ch == '_':
-		case i > 0 && (ch >= '0' && ch <= '9' || ch == '-'):
-		default:
-			return false
-		}
-	}
-	return true
-}

@@ -10,40 +10,6 @@ import (
 	"github.com/zclconf/go-cty/cty"
 )
 
-// maxDepth is how deep braces and brackets may nest. The language needs three;
-// the parser is recursive, and a deep enough file would overflow its stack.
-const maxDepth = 16
-
-// plain reports whether src consists of blocks and plain values: no operators,
-// calls or interpolation, which gateway.hcl has no use for, and without which
-// every value can be read without evaluating anything. It runs before the
-// parser, which recurses on all of them.
-func (c *compiler) plain(filename string, src []byte) bool {
-	tokens, _ := hclsyntax.LexConfig(src, filename, hcl.InitialPos) // the parser reports what is wrong
-	depth := 0
-	for _, t := range tokens {
-		switch t.Type {
-		case hclsyntax.TokenOBrace, hclsyntax.TokenOBrack:
-			if depth++; depth > maxDepth {
-				c.errorf(t.Range, "Nested too deeply", "Braces and brackets nest at most %d deep.", maxDepth)
-				return false
-			}
-		case hclsyntax.TokenCBrace, hclsyntax.TokenCBrack:
-			depth--
-		case hclsyntax.TokenTemplateInterp, hclsyntax.TokenTemplateControl:
-			c.errorf(t.Range, "Not a plain value", "There is no interpolation in this file. For the characters themselves write $${ or %%%%{.")
-			return false
-		case hclsyntax.TokenOParen, hclsyntax.TokenStar, hclsyntax.TokenSlash, hclsyntax.TokenPlus, hclsyntax.TokenMinus,
-			hclsyntax.TokenPercent, hclsyntax.TokenEqualOp, hclsyntax.TokenNotEqual, hclsyntax.TokenLessThan,
-			hclsyntax.TokenLessThanEq, hclsyntax.TokenGreaterThan, hclsyntax.TokenGreaterThanEq, hclsyntax.TokenAnd,
-			hclsyntax.TokenOr, hclsyntax.TokenBang, hclsyntax.TokenQuestion, hclsyntax.TokenEllipsis, hclsyntax.TokenFatArrow:
-			c.errorf(t.Range, "Not a plain value", "There are no operators and no functions in this file: only strings, true, false, lists and references.")
-			return false
-		}
-	}
-	return true
-}
-
 // value reads an expression as what the attribute takes.
 func (c *compiler) value(expr hclsyntax.Expression, a attribute) (value, bool) {
 	switch a.kind {
