@@ -50,7 +50,7 @@ stops accepting, lets running actions end, and exits.`,
 			case resetPassword:
 				return resetDashboardPassword(c.Context(), file, keepApprovals, c.OutOrStdout(), log)
 			}
-			g, err := openGateway(c.Context(), file, log)
+			g, err := openGateway(c.Context(), file, c.OutOrStdout(), log)
 			if err != nil {
 				return err
 			}

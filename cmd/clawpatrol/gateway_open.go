@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -29,10 +30,15 @@ import (
 // public_url resolves to.
 const ownLookupTimeout = 3 * time.Second
 
+// tunnelMTU, in bytes, leaves room for WireGuard over IPv6 on a path of 1500:
+// 40 (IPv6) + 8 (UDP) + 32 (WireGuard).
+const tunnelMTU = 1420
+
 // gateway is the assembled process: everything open and bound, nothing served
 // yet.
 type gateway struct {
 	file   string
+	stdout io.Writer // for the operator who started it
 	log    *slog.Logger
 	policy atomic.Pointer[policy.Policy]
 
@@ -53,13 +59,14 @@ type gateway struct {
 // boundServer is a server and the listener it will serve.
 type boundServer struct {
 	*http.Server
-	ln net.Listener
+	ln  net.Listener
+	TLS bool
 }
 
 // openGateway opens and binds everything that file asks for, in order, and
 // undoes what it did when a step fails.
-func openGateway(ctx context.Context, file string, log *slog.Logger) (_ *gateway, err error) {
-	g := &gateway{file: file, log: log}
+func openGateway(ctx context.Context, file string, stdout io.Writer, log *slog.Logger) (_ *gateway, err error) {
+	g := &gateway{file: file, stdout: stdout, log: log}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, g.close())
@@ -117,6 +124,7 @@ func openGateway(ctx context.Context, file string, log *slog.Logger) (_ *gateway
 	g.tunnel, err = wireguard.Open(wireguard.Config{
 		PrivateKey: key,
 		Listen:     pol.WireGuard.Listen,
+		MTU:        tunnelMTU,
 		Admit:      g.proxy.Admit,
 		TCP:        g.proxy.TCP,
 		UDP:        g.proxy.UDP,
@@ -160,7 +168,7 @@ func (g *gateway) openPublic(ctx context.Context, pol *policy.Policy) (boundServ
 		CAPEM:              g.ca.CertPEM(),
 		WireGuardPublicKey: g.tunnel.PublicKey(),
 		WireGuardEndpoint:  pol.WireGuard.Endpoint,
-		MTU:                g.tunnel.MTU(),
+		MTU:                tunnelMTU,
 		Log:                g.log,
 	})
 	if err != nil {
@@ -175,7 +183,7 @@ func (g *gateway) openPublic(ctx context.Context, pol *policy.Policy) (boundServ
 		certificate = func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return &pair, nil }
 	}
 	ln, err := g.listen(ctx, "the public listener", pol.Gateway.Listen, certificate)
-	return boundServer{public.Server(h), ln}, err
+	return boundServer{public.Server(h), ln, true}, err
 }
 
 // openDashboard binds the operators' listener: plain HTTP on loopback only.
@@ -203,7 +211,7 @@ func (g *gateway) openDashboard(ctx context.Context, pol *policy.Policy) (boundS
 	if err != nil {
 		return boundServer{}, fmt.Errorf("preparing the dashboard: %w", err)
 	}
-	return boundServer{dashboard.Server(h), ln}, nil
+	return boundServer{dashboard.Server(h), ln, certificate != nil}, nil
 }
 
 type certificateFunc = func(*tls.ClientHelloInfo) (*tls.Certificate, error)

@@ -41,6 +41,8 @@ func (g *gateway) Serve(ctx context.Context) error {
 		"public", g.public.ln.Addr().String(), "dashboard", g.dashboard.ln.Addr().String(),
 		"wireguard_port", g.tunnel.ListenPort(), "ca_fingerprint", g.ca.Fingerprint())
 
+	g.announce()
+
 	select {
 	case <-ctx.Done():
 	case <-work.Done(): // something failed
@@ -59,6 +61,20 @@ func (g *gateway) Serve(ctx context.Context) error {
 		errs = append(errs, err)
 	}
 	return errors.Join(append(errs, g.close())...)
+}
+
+// announce tells the operator at the terminal what to do next.
+func (g *gateway) announce() {
+	pol := g.policy.Load()
+	join := "sudo clawpatrol join " + pol.Gateway.PublicURL
+	if pol.Gateway.TLSCertFile == "" {
+		join += " --ca-fingerprint " + g.ca.Fingerprint()
+	}
+	scheme := "http"
+	if g.dashboard.TLS {
+		scheme = "https"
+	}
+	fmt.Fprintf(g.stdout, "dashboard: %s://%s\non an agent host: %s\n", scheme, g.dashboard.ln.Addr(), join)
 }
 
 func (s boundServer) serve() error {

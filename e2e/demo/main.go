@@ -100,7 +100,7 @@ func run(ctx context.Context, bin string, once bool) (err error) {
 	if err != nil {
 		return err
 	}
-	fmt.Printf("  %s asks from %s with code %s\n", r.Name, strings.Join(r.Addresses, " and "), r.UserCode)
+	fmt.Printf("  %s asks from %s with code %s\n", r.Name, r.Pin["ipv4"]+" and "+r.Pin["ipv6"], r.UserCode)
 	agent.Output.Mark()
 	if err := agent.Approve(ctx, g, "demo"); err != nil {
 		return err
