@@ -3,6 +3,7 @@ package registry_test
 import (
 	"crypto/rand"
 	"encoding/binary"
+	mathrand "math/rand/v2"
 	"net/netip"
 	"path/filepath"
 	"sync"
@@ -62,12 +63,17 @@ func config(dir string, c *clock) registry.Config {
 // stateDir names a directory that Open creates as it likes it.
 func stateDir(t testing.TB) string { return filepath.Join(t.TempDir(), "state") }
 
-// sources hands out addresses no test shares.
-var sources atomic.Uint32
+// sources hands out addresses no test shares, beginning anywhere so that
+// neither do processes that use one database after the other.
+var sources = func() *atomic.Uint32 {
+	var n atomic.Uint32
+	n.Store(mathrand.Uint32())
+	return &n
+}()
 
 func newSource() netip.Addr {
 	var b [4]byte
-	binary.BigEndian.PutUint32(b[:], 0xC6120000+sources.Add(1)) // 198.18.0.0/15, RFC 2544
+	binary.BigEndian.PutUint32(b[:], 0x0A000000|sources.Add(1)&0xFFFFFF) // 10.0.0.0/8
 	return netip.AddrFrom4(b)
 }
 

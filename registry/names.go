@@ -20,31 +20,35 @@ const unnamed = "unnamed"
 // without control, format, bidirectional or blank characters, single spaces, at
 // most 64 runes.
 func cleanName(name string) string {
+	// Composing can bring forth what was to be left out, and leaving out can
+	// bring together what composes.
+	name = norm.NFC.String(strings.ToValidUTF8(cut(name, 4*maxNameRunes), ""))
 	var b strings.Builder
-	runes, space := 0, false
-	for _, r := range norm.NFC.String(strings.ToValidUTF8(cut(name, 4*maxNameRunes), "")) {
-		if unicode.IsSpace(r) {
-			space = true
-			continue
-		}
-		if !unicode.IsPrint(r) || blank(r) {
-			continue
-		}
-		if space && runes > 0 {
+	for _, word := range strings.Fields(norm.NFC.String(strings.Map(shown, name))) {
+		if b.Len() > 0 {
 			b.WriteByte(' ')
-			runes++
 		}
-		if runes >= maxNameRunes {
-			break
-		}
-		space = false
-		b.WriteRune(r)
-		runes++
+		b.WriteString(word)
 	}
-	if clean := strings.TrimSpace(b.String()); clean != "" {
+	runes := []rune(b.String())
+	if len(runes) > maxNameRunes {
+		runes = runes[:maxNameRunes]
+	}
+	if clean := strings.TrimSpace(string(runes)); clean != "" {
 		return clean
 	}
 	return unnamed
+}
+
+// shown maps what does not show to nothing and every space to one.
+func shown(r rune) rune {
+	switch {
+	case unicode.IsSpace(r):
+		return ' '
+	case !unicode.IsPrint(r) || blank(r):
+		return -1
+	}
+	return r
 }
 
 // blank reports letters and symbols that Unicode counts as printable and that
