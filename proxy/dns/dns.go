@@ -169,8 +169,8 @@ func (r *Resolver) Answer(ctx context.Context, q Query) ([]byte, error) {
 
 // failed turns an error of resolve into a reply, or into none.
 func (r *Resolver) failed(ctx context.Context, p *query, err error) ([]byte, error) {
-	if ctx.Err() != nil {
-		return nil, ctx.Err()
+	if over := ended(ctx); over != nil {
+		return nil, over
 	}
 	// An overloaded resolver that answers makes stubs ask again at once; one
 	// that is silent makes them wait.

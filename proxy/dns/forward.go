@@ -37,7 +37,7 @@ func (r *Resolver) forward(ctx context.Context, q Query, p *query) ([]byte, erro
 		return reply, nil
 	}
 	var timeout net.Error
-	if asking.Err() != nil || errors.As(err, &timeout) && timeout.Timeout() {
+	if ended(asking) != nil || errors.As(err, &timeout) && timeout.Timeout() {
 		return nil, err // the agent's own resolver is silent: so are we
 	}
 	// It refused the connection or is out of reach; over UDP an agent would

@@ -44,10 +44,10 @@ func (r *Resolver) resolve(ctx context.Context, id registry.ID, p *query) (*entr
 				return e, nil // another flight landed since we looked
 			}
 			e, err := r.ask(ctx, key)
-			if ctx.Err() != nil {
-				return nil, ctx.Err()
-			}
 			if err != nil {
+				if over := ended(ctx); over != nil {
+					return nil, over
+				}
 				e = failure(err, r.cfg.Now())
 			}
 			r.cache.put(key, e)
@@ -56,10 +56,21 @@ func (r *Resolver) resolve(ctx context.Context, id registry.ID, p *query) (*entr
 		switch {
 		case err == nil:
 			return v.(*entry).result()
-		case ctx.Err() != nil:
-			return nil, ctx.Err()
+		case ended(ctx) != nil:
+			return nil, ended(ctx)
 		}
 	}
+}
+
+// ended is ctx's error, also where a socket noticed the deadline before ctx did.
+func ended(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if deadline, ok := ctx.Deadline(); ok && !time.Now().Before(deadline) {
+		return context.DeadlineExceeded
+	}
+	return nil
 }
 
 // String is unique to the key.
@@ -109,7 +120,7 @@ func (r *Resolver) ask(ctx context.Context, key cacheKey) (*entry, error) {
 				return e, nil
 			}
 			last = fmt.Errorf("asking resolver %s: %w", server, err)
-			if ctx.Err() != nil {
+			if ended(ctx) != nil {
 				return nil, last
 			}
 			if !errors.Is(err, errAnswered) {
@@ -219,6 +230,11 @@ func (k cacheKey) read(reply []byte, now time.Time) (*entry, error) {
 	wire, err := m.Pack()
 	if err != nil {
 		return nil, fmt.Errorf("packing the answer: %w", err)
+	}
+	// What was read leniently (records without data, say) may not be what is
+	// written: nothing goes to an agent that would not be understood here.
+	if err := new(dns.Msg).Unpack(wire); err != nil {
+		return nil, fmt.Errorf("reading the answer again: %w", err)
 	}
 	qend := headerSize + len(k.name) + 4
 	if len(wire) < qend || !equalFold(wire[headerSize:qend-4], []byte(k.name)) {

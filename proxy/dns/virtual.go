@@ -39,8 +39,8 @@ func (r *Resolver) answerHost(ctx context.Context, q Query, p *query, host strin
 	case dns.TypeA, dns.TypeAAAA:
 		v4, v6, err := r.cfg.Virtual(ctx, q.Registration, host)
 		switch {
-		case ctx.Err() != nil:
-			return nil, ctx.Err()
+		case ended(ctx) != nil:
+			return nil, ended(ctx)
 		case errors.Is(err, registry.ErrTableFull):
 			r.complain.Do(func() {
 				r.cfg.Log.Warn("no virtual address left", "registration", q.Registration, "host", host)
