@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/clawpatrol/clawpatrol/policy"
@@ -17,9 +18,14 @@ import (
 // longer has it.
 var errUncovered = errors.New("the flow is no longer covered")
 
-// drainIdle is how long after its last action a flow of a handler is closed
-// while the gateway drains: the answer may still be in a buffer.
-const drainIdle = 200 * time.Millisecond
+const (
+	// drainIdle is how long after its last action a flow of a handler is closed
+	// while the gateway drains: the answer may still be in a buffer.
+	drainIdle = 200 * time.Millisecond
+
+	// drainQuiet is how long a splice is silent before it counts as idle then.
+	drainQuiet = 3 * time.Second
+)
 
 // target is what a flow asked for, kept so that it can be routed again.
 type target struct {
@@ -102,6 +108,7 @@ type live struct {
 	draining <-chan struct{}
 	ctx      context.Context
 	cancel   context.CancelCauseFunc
+	moved    atomic.Int64 // bytes spliced, both ways
 
 	mu       sync.Mutex // guards the rest
 	target   target
@@ -177,15 +184,28 @@ func (l *live) finishActions() {
 	}
 }
 
-// idle reports whether a flow has nothing running, nor had lately. A splice is
-// one running action; of UDP nothing is taken any more while the gateway drains.
-func (l *live) idle(now time.Time) bool {
+// quiet is what drain remembers of a splice.
+type quiet struct {
+	moved int64
+	since time.Time
+}
+
+// idle reports whether a flow has nothing running, nor had lately. Of UDP
+// nothing is taken any more while the gateway drains. before is what idle
+// returned the last time, or zero.
+func (l *live) idle(now time.Time, before quiet) (bool, quiet) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.target.kind == kindCarry {
-		return l.target.udp
+	switch {
+	case l.target.udp:
+		return true, quiet{}
+	case l.target.kind == kindCarry:
+		if moved := l.moved.Load(); before.since.IsZero() || moved != before.moved {
+			return false, quiet{moved, now}
+		}
+		return now.Sub(before.since) >= drainQuiet, before
 	}
-	return len(l.actions) == 0 && now.Sub(l.lastEnd) >= drainIdle
+	return len(l.actions) == 0 && now.Sub(l.lastEnd) >= drainIdle, quiet{}
 }
 
 // liveTable is all running flows.

@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"net/netip"
 	"time"
@@ -22,8 +21,9 @@ const (
 // SyncPeers keeps the tunnel's peers in step with the registrations: pending and
 // approved ones are peers, what is blocked or revoked goes at once. It persists
 // each peer's endpoint and last handshake as they change, so that after a
-// restart the gateway can call. It runs until ctx ends, which is no error; an
-// error means that the tunnel could not be set.
+// restart the gateway can call. A peer that the tunnel does not take is logged
+// and costs nobody else anything; it is tried again. SyncPeers runs until ctx
+// ends, which is no error.
 func SyncPeers(ctx context.Context, db *registry.DB, t *wireguard.Tunnel, log *slog.Logger) error {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
@@ -33,13 +33,20 @@ func SyncPeers(ctx context.Context, db *registry.DB, t *wireguard.Tunnel, log *s
 	tick := time.NewTicker(peerStatsEvery)
 	defer tick.Stop()
 
-	var set peerSet
+	var (
+		set        peerSet
+		complained string
+	)
 	for {
-		if next := newPeerSet(db.Snapshot()); !next.equal(set) {
-			if err := t.SetPeers(next.peers(db)); err != nil {
-				return fmt.Errorf("setting the tunnel's peers: %w", err)
-			}
+		if next := newPeerSet(db.Snapshot(), t.PublicKey()); !next.equal(set) {
 			set = next
+			if err := t.SetPeers(next.peers(db)); err != nil {
+				set = nil // again at the next change or tick
+				if complained != err.Error() {
+					log.Error("the tunnel does not take all peers", "err", err)
+				}
+				complained = err.Error()
+			}
 		}
 		select {
 		case <-changed:
@@ -70,9 +77,14 @@ type peerKey struct {
 // peerSet is the registrations that are peers.
 type peerSet map[registry.ID]*registry.Registration
 
-func newPeerSet(snapshot *registry.Snapshot) peerSet {
+// newPeerSet leaves out whoever enrolled with the gateway's own key: the tunnel
+// would take none of a list with such a peer.
+func newPeerSet(snapshot *registry.Snapshot, own [32]byte) peerSet {
 	set := make(peerSet)
 	for _, reg := range snapshot.All() {
+		if reg.PublicKey == own || reg.PublicKey == ([32]byte{}) {
+			continue
+		}
 		if reg.State == registry.Pending || reg.State == registry.Approved {
 			set[reg.ID] = reg
 		}

@@ -241,7 +241,8 @@ func (p *Proxy) contain(id registry.ID, what string) {
 }
 
 // Shutdown stops accepting, lets running actions end until ctx does, then
-// closes all flows. Calling it again waits again.
+// closes all flows. That some had to be closed is logged and no error; an error
+// means that one does not end even so.
 func (p *Proxy) Shutdown(ctx context.Context) error {
 	if p.gate == nil {
 		return nil
@@ -257,7 +258,7 @@ func (p *Proxy) Shutdown(ctx context.Context) error {
 		p.running.Wait()
 		close(done)
 	}()
-	err := p.drain(ctx, done)
+	p.drain(ctx, done)
 	p.stop(errStopped)
 	for _, l := range p.flows.all() {
 		l.end(errStopped)
@@ -266,25 +267,28 @@ func (p *Proxy) Shutdown(ctx context.Context) error {
 	p.unfollow()
 	select {
 	case <-done:
-		return err
+		return nil
 	case <-time.After(stopWait):
-		return errors.Join(err, errors.New("stopping: a flow does not end though its connections are closed"))
+		return errors.New("stopping the proxy: a flow does not end though its connections are closed")
 	}
 }
 
 // drain closes flows as they become idle, until all are gone or ctx ends.
-func (p *Proxy) drain(ctx context.Context, done <-chan struct{}) error {
+func (p *Proxy) drain(ctx context.Context, done <-chan struct{}) {
 	tick := time.NewTicker(drainIdle / 4)
 	defer tick.Stop()
+	seen := make(map[*live]quiet)
 	for {
 		select {
 		case <-done:
-			return nil
+			return
 		case <-ctx.Done():
-			return fmt.Errorf("draining %d flows: %w", p.flows.len(), ctx.Err())
+			p.log.Info("closing flows that are not finished", "flows", p.flows.len())
+			return
 		case now := <-tick.C:
 			for _, l := range p.flows.all() {
-				if l.idle(now) {
+				idle, q := l.idle(now, seen[l])
+				if seen[l] = q; idle {
 					l.end(errStopped)
 				}
 			}

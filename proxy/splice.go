@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -37,7 +38,8 @@ type halves struct {
 	agentHead    []byte
 	upstream     net.Conn
 	upstreamHead []byte
-	upstreamErr  error // to act on after upstreamHead, io.EOF included
+	upstreamErr  error         // to act on after upstreamHead, io.EOF included
+	moved        *atomic.Int64 // counts what has been written, both ways
 }
 
 // splice carries bytes both ways until both sides have finished, or one has
@@ -51,17 +53,17 @@ func splice(h halves) (in, out int64, err error) {
 	}
 	up := make(chan result, 1)
 	go func() {
-		n, err := relay(h.upstream, h.agent, h.agentHead, nil)
+		n, err := h.relay(h.upstream, h.agent, h.agentHead, nil)
 		up <- result{n, err}
 	}()
-	out, err = relay(h.agent, h.upstream, h.upstreamHead, h.upstreamErr)
+	out, err = h.relay(h.agent, h.upstream, h.upstreamHead, h.upstreamErr)
 	r := <-up
 	return r.n, out, errors.Join(err, r.err)
 }
 
 // relay copies src to dst, head first, and passes on how it ended: an EOF as a
 // half-close, anything else as a reset of both.
-func relay(dst, src net.Conn, head []byte, ended error) (n int64, err error) {
+func (h halves) relay(dst, src net.Conn, head []byte, ended error) (n int64, err error) {
 	if len(head) > 0 {
 		m, werr := dst.Write(head)
 		n, err = int64(m), werr
@@ -71,7 +73,7 @@ func relay(dst, src net.Conn, head []byte, ended error) (n int64, err error) {
 	}
 	if err == nil {
 		var m int64
-		m, err = copyAll(dst, src)
+		m, err = copyAll(dst, src, h.moved)
 		n += m
 	}
 	if err == io.EOF {
@@ -85,7 +87,7 @@ func relay(dst, src net.Conn, head []byte, ended error) (n int64, err error) {
 
 // copyAll copies until an error, which is io.EOF at src's end. It writes with
 // Write only: ReadFrom of a *net.TCPConn would allocate a buffer of its own.
-func copyAll(dst io.Writer, src net.Conn) (n int64, err error) {
+func copyAll(dst io.Writer, src net.Conn, moved *atomic.Int64) (n int64, err error) {
 	from := newSource(src)
 	defer from.release()
 	for {
@@ -93,6 +95,7 @@ func copyAll(dst io.Writer, src net.Conn) (n int64, err error) {
 		if len(b) > 0 {
 			m, werr := dst.Write(b)
 			n += int64(m)
+			moved.Add(int64(m))
 			if werr != nil {
 				return n, werr
 			}

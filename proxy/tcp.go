@@ -271,6 +271,7 @@ func (p *Proxy) carry(l *live, summary string, h halves) {
 		abort(h.upstream)
 		return
 	}
+	h.moved = &l.moved
 	in, out, err := splice(h)
 	status := "closed"
 	switch {
