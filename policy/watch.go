@@ -28,26 +28,16 @@ const directoryCheck = time.Second
 // file is read for the first time, or reload once after. It does not see
 // changes another host makes on a network file system.
 func Watch(ctx context.Context, path string, changed func()) error {
-	abs, err := filepath.Abs(path)
+	w, err := newWatcher(path)
 	if err != nil {
 		return fmt.Errorf("watching %s: %w", path, err)
 	}
-	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
-	if err != nil {
-		return fmt.Errorf("watching %s: %w", path, err)
-	}
-	// Non-blocking, so that Read waits in Go's poller: it takes a deadline, and
-	// Close wakes it.
-	w := &watcher{path: abs, events: os.NewFile(uintptr(fd), "inotify")}
-	defer w.events.Close()
+	defer w.close()
+	// Closing wakes a pending Read.
 	stop := context.AfterFunc(ctx, func() { w.events.Close() })
 	defer stop()
-
-	w.follow()
-	w.another()
-	defer func() { w.held.Close() }()
 	for {
-		replaced, err := w.wait()
+		replaced, err := w.wait(directoryCheck)
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -72,11 +62,33 @@ type watcher struct {
 	seen  os.FileInfo // of held
 }
 
-// wait reads one batch of events, or lets directoryCheck pass, and reports
-// whether the file was replaced.
-func (w *watcher) wait() (bool, error) {
+// newWatcher begins to watch: what happens after it returns is seen.
+func newWatcher(path string) (*watcher, error) {
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return nil, err
+	}
+	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+	if err != nil {
+		return nil, err
+	}
+	// Non-blocking, so that Read waits in Go's poller, which knows deadlines.
+	w := &watcher{path: abs, events: os.NewFile(uintptr(fd), "inotify")}
+	w.follow()
+	w.another()
+	return w, nil
+}
+
+func (w *watcher) close() {
+	w.events.Close()
+	w.held.Close() // nil if there never was a file: an error that means nothing
+}
+
+// wait reads one batch of events, or lets the time pass, and reports whether the
+// file was replaced.
+func (w *watcher) wait(most time.Duration) (bool, error) {
 	var buf [16 << 10]byte // a few hundred events; the kernel gives whole ones
-	if err := w.events.SetReadDeadline(time.Now().Add(directoryCheck)); err != nil {
+	if err := w.events.SetReadDeadline(time.Now().Add(most)); err != nil {
 		return false, err
 	}
 	n, err := w.events.Read(buf[:])
@@ -172,7 +184,7 @@ func (w *watcher) another() bool {
 		f.Close()
 		return false
 	}
-	w.held.Close() // of a nil *os.File: an error, which means nothing
+	w.held.Close()
 	w.held, w.seen = f, info
 	return true
 }
