@@ -45,6 +45,17 @@ func shout(b []byte) []byte { return append([]byte("re: "), b...) }
 // 127.0.0.1. It answers nothing while hold is not nil and not closed.
 func resolver(t *testing.T, hold <-chan struct{}) netip.AddrPort {
 	t.Helper()
+	return startResolver(t, net.IPv4(127, 0, 0, 1), hold)
+}
+
+// resolverOf is one that knows them as ip.
+func resolverOf(t *testing.T, ip net.IP) netip.AddrPort {
+	t.Helper()
+	return startResolver(t, ip, nil)
+}
+
+func startResolver(t *testing.T, ip net.IP, hold <-chan struct{}) netip.AddrPort {
+	t.Helper()
 	conn, err := net.ListenPacket("udp4", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -64,7 +75,7 @@ func resolver(t *testing.T, hold <-chan struct{}) netip.AddrPort {
 			case q.Question[0].Qtype == mdns.TypeA:
 				m.Answer = []mdns.RR{&mdns.A{
 					Hdr: mdns.RR_Header{Name: q.Question[0].Name, Rrtype: mdns.TypeA, Class: mdns.ClassINET, Ttl: 60},
-					A:   net.IPv4(127, 0, 0, 1),
+					A:   ip,
 				}}
 			}
 			_ = w.WriteMsg(m)
