@@ -26,7 +26,7 @@ import (
 
 const (
 	host  = "api.example.com"
-	token = "ghp_S3cr3tT0ken/+=x9"
+	token = "ghp_S3cr3tT0ken+~x9" // may also stand in a field name
 	wait  = 10 * time.Second
 )
 

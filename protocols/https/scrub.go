@@ -11,10 +11,14 @@ import (
 // shorter ones occur everywhere by chance.
 const minFragment = 4
 
+// maxEscapes is how many layers of percent-encoding are seen through: a URL in
+// a URL in a URL.
+const maxEscapes = 3
+
 // scrubber finds a secret in text an upstream sends back: as it is, as part of
 // any base64 (either alphabet, any alignment), in hexadecimal; each of these
-// also percent-encoded (once or more), with JSON or JavaScript escapes, and in
-// any case of ASCII letters. It is immutable. The zero scrubber finds nothing.
+// also percent-encoded (up to maxEscapes times), with JSON or JavaScript escapes,
+// and in any case of ASCII letters. It is immutable. The zero scrubber finds nothing.
 type scrubber struct {
 	find func(s string, from int) (start, end int) // start is -1 where there is nothing more
 
@@ -40,6 +44,10 @@ func newScrubber(in injection, placeholder string) *scrubber {
 	return &scrubber{
 		placeholder: placeholder,
 		find: func(s string, from int) (int, int) {
+			escapes := 0 // without an escape sign, text means what it says
+			if strings.ContainsAny(s[from:], `%\+`) {
+				escapes = maxEscapes
+			}
 			for i := from; i < len(s); i++ {
 				if !starts[s[i]] {
 					continue
@@ -48,11 +56,10 @@ func newScrubber(in injection, placeholder string) *scrubber {
 					if end := matchPlain(s, i, n); end > 0 {
 						return i, end
 					}
-					if end := matchEscaped(s, i, n, true); end > 0 {
-						return i, end
-					}
-					if end := matchEscaped(s, i, n, false); end > 0 {
-						return i, end
+					for times := 1; times <= escapes; times++ {
+						if end := matchEscaped(s, i, n, times); end > 0 {
+							return i, end
+						}
 					}
 				}
 			}
@@ -152,15 +159,14 @@ func matchPlain(s string, i int, needle string) int {
 	return i + len(needle)
 }
 
-// matchEscaped is matchPlain for text in which any character may be escaped.
-// Percent signs may themselves be percent-encoded, any number of times, unless
-// once is set: a secret that looks percent-encoded needs that reading.
-func matchEscaped(s string, i int, needle string, once bool) int {
+// matchEscaped is matchPlain for text in which any character may be escaped, by
+// percent-encoding so many times over.
+func matchEscaped(s string, i int, needle string, times int) int {
 	for j := range len(needle) {
 		if i >= len(s) {
 			return 0
 		}
-		b, next := unescape(s, i, once)
+		b, next := unescape(s, i, times)
 		if fold(b) != needle[j] && !(needle[j] == ' ' && s[i] == '+') {
 			return 0
 		}
@@ -169,19 +175,20 @@ func matchEscaped(s string, i int, needle string, once bool) int {
 	return i
 }
 
-// unescape reads one character at s[i]: %41, %2541, \u0041, \x41, \", or itself.
-func unescape(s string, i int, once bool) (b byte, next int) {
+// unescape reads one character at s[i]: %41 (%2541 where times is 2, and so
+// on), \u0041, \x41, \", or itself.
+func unescape(s string, i, times int) (b byte, next int) {
 	switch s[i] {
 	case '%':
 		at := i + 1
-		for !once && strings.HasPrefix(s[at:], "25") {
+		for range times - 1 {
+			if !strings.HasPrefix(s[at:], "25") {
+				return '%', i + 1
+			}
 			at += 2
 		}
 		if v, ok := hexByte(s, at); ok {
 			return v, at + 2
-		}
-		if at > i+1 { // "%25" and nothing to go with it: a percent sign
-			return '%', at
 		}
 	case '\\':
 		switch {
