@@ -53,9 +53,9 @@ wireguard { listen = ":51999" }
 		{"missing CA key", "rm /root/faults/state/ca/ca.key", "", "", "ca.key"},
 		{"lost master key", "rm /root/faults/state/master.key", "", "", "master.key"},
 		{"another master key", "head -c 32 /dev/urandom >/root/faults/state/master.key", "", "", "master"},
-		{"damaged database", "head -c 4096 /dev/urandom >/root/faults/state/clawpatrol.db", "", "", "clawpatrol.db"},
+		{"damaged database", "head -c 4096 /dev/urandom >/root/faults/state/clawpatrol.db", "", "", "database"},
 		{"unknown attribute", "true", "state_dir ", "stat_dir ", "stat_dir"},
-		{"policy file writable by all", "true; MODE=666", "", "", "writable"},
+		{"policy file writable by all", "true; MODE=666", "", "", "0666"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			policy := strings.Replace(good, c.old, c.new, 1)

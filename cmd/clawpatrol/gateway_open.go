@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -95,9 +96,13 @@ func openGateway(ctx context.Context, file string, stdout io.Writer, log *slog.L
 	g.onClose(g.dialer.Close)
 
 	g.resolver = dns.New(dns.Config{
-		Virtual:  g.db.VirtualAddresses,
-		Upstream: func() []netip.AddrPort { return g.policy.Load().DNS.Upstream },
-		Log:      log,
+		Virtual:     g.db.VirtualAddresses,
+		VirtualHost: g.db.VirtualHost,
+		Own:         func(a netip.Addr) bool { return slices.Contains(g.db.Resolvers(), a) },
+		Upstream:    func() []netip.AddrPort { return g.policy.Load().DNS.Upstream },
+		Check:       g.dialer.Check,
+		Dial:        g.dialer.Dial,
+		Log:         log,
 	})
 
 	if g.https, err = https.New(https.Config{CA: g.ca, Dialer: g.dialer, Log: log}); err != nil {
@@ -132,7 +137,7 @@ func openGateway(ctx context.Context, file string, stdout io.Writer, log *slog.L
 		Log:        log,
 	})
 	if err != nil {
-		return nil, fmt.Errorf("opening the tunnel: %w", err)
+		return nil, fmt.Errorf("opening the tunnel: %w", portTaken(err, "wireguard.listen"))
 	}
 	g.onClose(g.tunnel.Close)
 	g.proxy.SetTunnel(g.tunnel)
@@ -182,7 +187,7 @@ func (g *gateway) openPublic(ctx context.Context, pol *policy.Policy) (boundServ
 		}
 		certificate = func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return &pair, nil }
 	}
-	ln, err := g.listen(ctx, "the public listener", pol.Gateway.Listen, certificate)
+	ln, err := g.listen(ctx, "gateway.listen", pol.Gateway.Listen, certificate)
 	return boundServer{public.Server(h), ln, true}, err
 }
 
@@ -197,7 +202,7 @@ func (g *gateway) openDashboard(ctx context.Context, pol *policy.Policy) (boundS
 	if ip, err := netip.ParseAddr(host); host != "localhost" && (err != nil || !ip.IsLoopback()) {
 		certificate = g.leafFor(host)
 	}
-	ln, err := g.listen(ctx, "the dashboard", addr, certificate)
+	ln, err := g.listen(ctx, "gateway.dashboard.listen", addr, certificate)
 	if err != nil {
 		return boundServer{}, err
 	}
@@ -232,11 +237,11 @@ func (g *gateway) leafFor(host string) certificateFunc {
 	}
 }
 
-// listen binds addr, with TLS where certificate is given.
-func (g *gateway) listen(ctx context.Context, what, addr string, certificate certificateFunc) (net.Listener, error) {
+// listen binds addr, the policy's attribute, with TLS where certificate is given.
+func (g *gateway) listen(ctx context.Context, attribute, addr string, certificate certificateFunc) (net.Listener, error) {
 	ln, err := new(net.ListenConfig).Listen(ctx, "tcp", addr)
 	if err != nil {
-		return nil, fmt.Errorf("binding %s: %w", what, err)
+		return nil, fmt.Errorf("binding %s: %w", attribute, portTaken(err, attribute))
 	}
 	if certificate != nil {
 		ln = tls.NewListener(ln, &tls.Config{

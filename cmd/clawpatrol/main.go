@@ -3,7 +3,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -71,13 +70,4 @@ func rootCommand() *cobra.Command {
 		versionCommand(),
 	)
 	return root
-}
-
-// hint returns the advice an error carries, if any error in its chain has some.
-func hint(err error) string {
-	var h interface{ Hint() string }
-	if errors.As(err, &h) {
-		return h.Hint()
-	}
-	return ""
 }
