@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"syscall"
@@ -41,7 +42,19 @@ func TestI09_SocketIsCheckedWhenItConnects(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	conn.Close()
+	defer conn.Close()
+	if _, err := conn.Write([]byte("allowed")); err != nil {
+		t.Fatal(err)
+	}
+	first, err := ln.Accept() // in order: a refused one would come before
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer first.Close()
+	got := make([]byte, 7)
+	if _, err := io.ReadFull(first, got); err != nil || string(got) != "allowed" {
+		t.Errorf("somebody was here before: %q %v", got, err)
+	}
 }
 
 func TestEgress_AttemptsAreStaggered(t *testing.T) {

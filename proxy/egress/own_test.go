@@ -151,7 +151,7 @@ func TestI09_NewAddressOfTheGatewayIsRefusedAtOnce(t *testing.T) {
 		wantRefused(t, added, d.Check(a))
 	}
 	// What was accepted within that moment was closed before anybody had it.
-	early := s.seen()
+	early := s.seen(t)
 
 	// A whole range made local ("AnyIP") is ours as well.
 	lo, err := netlink.LinkByName("lo")
@@ -169,7 +169,7 @@ func TestI09_NewAddressOfTheGatewayIsRefusedAtOnce(t *testing.T) {
 	_, err = d.DialUDP(t.Context(), netip.MustParseAddrPort("203.0.113.255:9"))
 	wantRefused(t, "directed broadcast", err)
 
-	if n := s.seen() - early; n != 0 {
+	if n := s.seen(t) - early; n != 0 {
 		t.Errorf("%d connections reached the gateway", n)
 	}
 }

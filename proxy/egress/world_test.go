@@ -3,8 +3,11 @@ package egress_test
 import (
 	"net"
 	"net/netip"
+	"slices"
+	"strconv"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/miekg/dns"
 )
@@ -119,17 +122,18 @@ func (w *world) queries(host, qtype string) int {
 	return w.asked[host+"."+qtype]
 }
 
-// service is a real listener that counts who reached it.
+// service is a real listener that knows who reached it.
 type service struct {
-	port    uint16
-	mu      sync.Mutex
-	reached int
+	port uint16
+	mu   sync.Mutex
+	from []string        // network and source, in order
+	own  map[string]bool // those of seen itself
 }
 
 // startService listens for TCP and UDP on every address of this host.
 func startService(t *testing.T) *service {
 	t.Helper()
-	s := &service{}
+	s := &service{own: map[string]bool{}}
 	var (
 		ln  net.Listener
 		pc  net.PacketConn
@@ -155,31 +159,70 @@ func startService(t *testing.T) *service {
 			if err != nil {
 				return
 			}
-			s.count()
+			s.note(conn.RemoteAddr())
 			conn.Close()
 		}
 	})
 	running.Go(func() {
 		buf := make([]byte, 64)
 		for {
-			if _, _, err := pc.ReadFrom(buf); err != nil {
+			_, from, err := pc.ReadFrom(buf)
+			if err != nil {
 				return
 			}
-			s.count()
+			s.note(from)
 		}
 	})
 	t.Cleanup(func() { ln.Close(); pc.Close(); running.Wait() })
 	return s
 }
 
-func (s *service) count() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.reached++
+func key(a net.Addr) string {
+	ap := netip.MustParseAddrPort(a.String())
+	return a.Network() + " " + netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port()).String()
 }
 
-func (s *service) seen() int {
+func (s *service) note(a net.Addr) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.reached
+	s.from = append(s.from, key(a))
+}
+
+// seen is how many have reached the service until now: connections and
+// datagrams are taken in order, so those before seen's own are counted when
+// its own have arrived.
+func (s *service) seen(t *testing.T) int {
+	t.Helper()
+	for _, network := range []string{"tcp", "udp"} {
+		conn, err := net.Dial(network, net.JoinHostPort("127.0.0.1", strconv.Itoa(int(s.port))))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		conn.Write([]byte("own"))
+		own := key(conn.LocalAddr())
+		for deadline := time.Now().Add(5 * time.Second); !s.has(own); time.Sleep(time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatal("the service does not answer")
+			}
+		}
+		s.mu.Lock()
+		s.own[own] = true
+		s.mu.Unlock()
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := 0
+	for _, from := range s.from {
+		if !s.own[from] {
+			n++
+		}
+	}
+	return n
+}
+
+func (s *service) has(from string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Contains(s.from, from)
 }
