@@ -72,6 +72,7 @@ func (db *DB) apply(ctx context.Context, a amendment, now time.Time) error {
 			db.virtual.drop(r.ID)
 		}
 	}
+	db.behind.Store(len(db.unsaved) > 0)
 	for _, id := range a.remove {
 		db.retired[old.byID[id].slot] = now
 		db.virtual.drop(id)

@@ -94,7 +94,7 @@ func (db *DB) SetProfiles(ctx context.Context, id ID, profiles []string) error {
 func (db *DB) Block(ctx context.Context, id ID, reason string) error {
 	// Whoever sends packets from wrong addresses makes the data path call this
 	// for each: once blocked, it must cost no lock.
-	if r := db.Snapshot().byID[id]; r != nil && r.State == Blocked {
+	if r := db.Snapshot().byID[id]; r != nil && r.State == Blocked && !db.behind.Load() {
 		return nil
 	}
 	return db.tighten(ctx, "blocking", id, func(_ *Snapshot, r *record, now time.Time) (bool, error) {
@@ -102,7 +102,7 @@ func (db *DB) Block(ctx context.Context, id ID, reason string) error {
 		case Revoked:
 			return false, fmt.Errorf("%w: the registration is revoked", ErrState)
 		case Blocked:
-			return false, nil
+			return db.unsaved[id], nil
 		}
 		r.State = Blocked
 		r.BlockedReason = cleanText(reason, maxReason)
@@ -117,7 +117,7 @@ func (db *DB) Block(ctx context.Context, id ID, reason string) error {
 func (db *DB) Revoke(ctx context.Context, id ID) error {
 	return db.tighten(ctx, "revoking", id, func(_ *Snapshot, r *record, now time.Time) (bool, error) {
 		if r.State == Revoked {
-			return false, nil
+			return db.unsaved[id], nil
 		}
 		next := record{Registration: r.Registration, slot: r.slot, claimed4: r.claimed4, claimed6: r.claimed6}
 		next.State = Revoked
@@ -151,6 +151,7 @@ func (db *DB) UnapproveAll(ctx context.Context) error {
 }
 
 // changer alters its own copy of one registration and says whether to store it.
+// It runs under writing.
 type changer func(s *Snapshot, r *record, now time.Time) (store bool, err error)
 
 // change amends one registration; doing says what for, in errors.

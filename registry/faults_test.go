@@ -121,6 +121,9 @@ func TestFullDisk_BlocksAndRevokesAllTheSame(t *testing.T) {
 	if get(t, db, hostile.ID).State != registry.Blocked || get(t, db, gone.ID).State != registry.Revoked {
 		t.Error("not in force")
 	}
+	if db.Block(ctx, hostile.ID, "again") == nil || db.Revoke(ctx, gone.ID) == nil {
+		t.Error("acknowledged the second time, and still not stored")
+	}
 	for what, err := range map[string]error{
 		"Approve":         db.Approve(ctx, waiting.ID, []string{"ci"}, ""),
 		"SetProfiles":     db.SetProfiles(ctx, other.ID, []string{"more"}),
@@ -145,6 +148,9 @@ func TestFullDisk_BlocksAndRevokesAllTheSame(t *testing.T) {
 		return queryInt(t, dir, "SELECT count(*) FROM registrations WHERE state IN ('blocked', 'revoked')") == 2
 	}
 	eventually(t, "block and revocation are stored", stored)
+	if err := errors.Join(db.Block(ctx, hostile.ID, "again"), db.Revoke(ctx, gone.ID)); err != nil {
+		t.Error(err)
+	}
 	if err := db.Close(); err != nil {
 		t.Fatal(err)
 	}

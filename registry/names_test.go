@@ -26,7 +26,7 @@ func FuzzNames(f *testing.F) {
 		if again := cleanName(name); again != name {
 			t.Fatalf("%q becomes %q becomes %q", s, name, again)
 		}
-		if skeleton(name) != skeleton(strings.ToUpper(name)) && strings.ToLower(strings.ToUpper(name)) == strings.ToLower(name) {
+		if skeleton(name) != skeleton(strings.ToUpper(name)) && strings.EqualFold(strings.ToUpper(name), name) {
 			t.Fatalf("%q differs from itself in capitals: %q %q", name, skeleton(name), skeleton(strings.ToUpper(name)))
 		}
 		for _, max := range []int{0, 1, 2, 3, 7, maxSummary} {

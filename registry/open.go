@@ -114,13 +114,18 @@ func (db *DB) checkSubnets(ctx context.Context) error {
 func (db *DB) tend() {
 	tick := time.NewTicker(tendInterval)
 	defer tick.Stop()
+	said := "" // the last error logged: a full disk would repeat it each second
 	for {
 		select {
 		case <-db.closing:
 			return
 		case <-tick.C:
-			if err := db.tendOnce(); err != nil && !errors.Is(err, ErrClosed) {
-				db.log.Error("registry: storing in the background failed", "err", err)
+			switch err := db.tendOnce(); {
+			case err == nil:
+				said = ""
+			case !errors.Is(err, ErrClosed) && err.Error() != said:
+				said = err.Error()
+				db.log.Error("registry: storing in the background failed, and is tried again each second", "err", err)
 			}
 		}
 	}

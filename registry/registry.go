@@ -55,6 +55,7 @@ type DB struct {
 	named       atomic.Pointer[namedSecrets] // replaced under writing
 	retired     map[int]time.Time            // ranges of removed registrations, when freed; under writing
 	unsaved     map[ID]bool                  // blocked or revoked in memory only; under writing
+	behind      atomic.Bool                  // whether unsaved holds any
 
 	watchers watchers
 	sessions sessions
