@@ -213,11 +213,13 @@ func (t *Tunnel) newPeer(key [32]byte) *peer {
 	p := &peer{
 		key:       key,
 		icmp:      rate.NewLimiter(icmpRate, icmpBurst),
-		fragments: rate.NewLimiter(fragmentRate, fragmentBurst),
+		fragments: newFragmentLimiter(),
 	}
 	p.ctx, p.cancel = context.WithCancel(t.ctx)
 	return p
 }
+
+func newFragmentLimiter() *rate.Limiter { return rate.NewLimiter(fragmentRate, fragmentBurst) }
 
 // PeerStats is what the tunnel knows of a peer.
 type PeerStats struct {
