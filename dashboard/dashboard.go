@@ -168,8 +168,9 @@ const (
 	maxBody        = 1 << 20 // bytes of any request body
 )
 
-// Server returns the server for handler: every wait and every size bounded. It
-// sets no TLS configuration: the caller serves a TLS listener where it must.
+// Server returns the server for handler: every wait, every size and the number
+// of connections bounded. It sets no TLS configuration: the caller serves a TLS
+// listener where it must.
 func Server(handler http.Handler) *http.Server {
 	return &http.Server{
 		Handler:                      handler,
@@ -179,6 +180,7 @@ func Server(handler http.Handler) *http.Server {
 		IdleTimeout:                  idleTimeout,
 		MaxHeaderBytes:               maxHeaderBytes,
 		HTTP2:                        &http.HTTP2Config{MaxConcurrentStreams: maxStreams},
+		ConnState:                    newConnLimit().track,
 		DisableGeneralOptionsHandler: true, // "OPTIONS *" is gated like the rest
 		ErrorLog:                     slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug),
 	}

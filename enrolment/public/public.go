@@ -186,8 +186,9 @@ const (
 	maxStreams     = 16 // concurrent requests on one HTTP/2 connection
 )
 
-// Server returns the server for handler: every wait and every size bounded. It
-// sets no TLS configuration: the caller serves a TLS listener.
+// Server returns the server for handler: every wait, every size and the number
+// of connections bounded. It sets no TLS configuration: the caller serves a TLS
+// listener.
 func Server(handler http.Handler) *http.Server {
 	return &http.Server{
 		Handler:                      handler,
@@ -197,6 +198,7 @@ func Server(handler http.Handler) *http.Server {
 		IdleTimeout:                  idleTimeout,
 		MaxHeaderBytes:               maxHeaderBytes,
 		HTTP2:                        &http.HTTP2Config{MaxConcurrentStreams: maxStreams},
+		ConnState:                    newConnLimit().track,
 		DisableGeneralOptionsHandler: true, // "OPTIONS *" is a 404 like the rest
 		// Anyone can fail a TLS handshake as often as they like: not worth a line.
 		ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug),

@@ -174,3 +174,45 @@ func panicking(t *testing.T, g *gateway) http.Handler {
 	g.clock.pass(time.Second)
 	return h
 }
+
+// Idle connections from one source are bounded, and leave room for others
+// (I16).
+func TestI16_ConnectionsPerSourceAreBounded(t *testing.T) {
+	g := newGateway(t)
+	s := public.Server(g.handler)
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- s.Serve(ln) }()
+	t.Cleanup(func() {
+		s.Close()
+		<-done
+	})
+	get := func(from string) error {
+		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}, Timeout: 10 * time.Second}
+		c, err := d.Dial("tcp", ln.Addr().String())
+		if err != nil {
+			return err
+		}
+		t.Cleanup(func() { c.Close() })
+		fmt.Fprintf(c, "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n") // and stays open
+		if err := c.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+			return err
+		}
+		_, err = io.ReadFull(c, make([]byte, len("HTTP/1.1 200 OK")))
+		return err
+	}
+	for i := range 64 {
+		if err := get("127.0.0.1"); err != nil {
+			t.Fatalf("connection %d: %v", i, err)
+		}
+	}
+	if err := get("127.0.0.1"); err == nil {
+		t.Error("one too many is served")
+	}
+	if err := get("127.0.0.2"); err != nil {
+		t.Errorf("another source is not served: %v", err)
+	}
+}

@@ -14,7 +14,7 @@ const (
 	maxSources  = 4096            // remembered at a time; beyond them new sources wait
 )
 
-// sourceLimiter is a token bucket per source: an IPv4 address or an IPv6 /64.
+// sourceLimiter is a token bucket per source: see sourceOf.
 type sourceLimiter struct {
 	now func() time.Time
 
@@ -29,12 +29,8 @@ func newSourceLimiter(now func() time.Time) *sourceLimiter {
 
 // allow takes a token of a's source, if there is one.
 func (l *sourceLimiter) allow(a netip.Addr) bool {
-	bits := 32
-	if a.Is6() {
-		bits = 64
-	}
-	source, err := a.Prefix(bits)
-	if err != nil {
+	source, ok := sourceOf(a)
+	if !ok {
 		return false
 	}
 	l.mu.Lock()
@@ -61,4 +57,15 @@ func (l *sourceLimiter) allow(a netip.Addr) bool {
 	}
 	l.full[source] = full
 	return true
+}
+
+// sourceOf is what limits count by: an IPv4 address or an IPv6 /64, the least
+// that one host has.
+func sourceOf(a netip.Addr) (netip.Prefix, bool) {
+	bits := 32
+	if a.Is6() {
+		bits = 64
+	}
+	p, err := a.Prefix(bits)
+	return p, err == nil
 }
