@@ -10,8 +10,8 @@ import (
 // Limits of connections. One that is open costs a file descriptor of the whole
 // gateway, so idle ones opened by the thousand would cost every agent its flows.
 const (
-	maxConns          = 1024
-	maxConnsPerSource = 64 // an IPv4 address or an IPv6 /64; agent hosts behind one NAT share it
+	maxConns          = 2048
+	maxConnsPerSource = 512 // an IPv4 address or an IPv6 /64; agent hosts behind one NAT share it
 )
 
 // connLimit closes what is accepted beyond the limits.

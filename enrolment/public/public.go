@@ -181,7 +181,7 @@ const (
 	headerTimeout  = 5 * time.Second
 	requestTimeout = 10 * time.Second // headers and body; bodies are 16 KiB at most
 	answerTimeout  = 20 * time.Second
-	idleTimeout    = 60 * time.Second
+	idleTimeout    = 20 * time.Second // a little more than agents wait between polls
 	maxHeaderBytes = 8 << 10
 	maxStreams     = 16 // concurrent requests on one HTTP/2 connection
 )

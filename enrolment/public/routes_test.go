@@ -204,7 +204,7 @@ func TestI16_ConnectionsPerSourceAreBounded(t *testing.T) {
 		_, err = io.ReadFull(c, make([]byte, len("HTTP/1.1 200 OK")))
 		return err
 	}
-	for i := range 64 {
+	for i := range public.MaxConnsPerSource {
 		if err := get("127.0.0.1"); err != nil {
 			t.Fatalf("connection %d: %v", i, err)
 		}

@@ -1,0 +1,3 @@
+package public
+
+const MaxConnsPerSource = maxConnsPerSource
