@@ -246,7 +246,8 @@ func (t *liveTable) len() int {
 }
 
 // begin puts a flow into the table under t as decided. It reports false where
-// the present state decides differently. The caller ends it with p.leave.
+// the present state decides differently. Either way the caller ends it with
+// p.leave.
 func (p *Proxy) begin(l *live, t target, d decision) bool {
 	l.target, l.decision = t, d
 	p.flows.add(l)

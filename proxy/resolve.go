@@ -91,11 +91,11 @@ func (p *Proxy) routeDNS(ctx context.Context, a *attempt) func(net.Conn) {
 		}
 		defer hangUp(conn)
 		l := p.newLive(a.view.registration.ID)
+		defer p.leave(l)
 		if !l.hold(conn) || !p.begin(l, target{kind: kindDNS}, decision{kind: kindDNS}) {
 			abort(conn)
 			return
 		}
-		defer p.leave(l)
 		defer p.contain(l.id, "dns over tcp")
 		p.serveDNS(l, a.dst, conn)
 	}

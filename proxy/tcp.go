@@ -127,13 +127,12 @@ func (p *Proxy) routeHandler(a *attempt, m policy.Match) func(net.Conn) {
 		}
 		defer hangUp(conn)
 		l := p.newLive(a.view.registration.ID)
-		t, d := handlerTarget(m), handlerDecision(m)
+		defer p.leave(l)
 		l.protocol, l.endpoint = m.Endpoint.Type, m.Endpoint
-		if !l.hold(conn) || !p.begin(l, t, d) {
+		if !l.hold(conn) || !p.begin(l, handlerTarget(m), handlerDecision(m)) {
 			abort(conn)
 			return
 		}
-		defer p.leave(l)
 		p.handle(a, l, m, conn)
 	}
 }
@@ -154,13 +153,13 @@ func (p *Proxy) routeCarry(ctx context.Context, a *attempt, t target, dial func(
 		defer hangUp(conn)
 		defer hangUp(upstream)
 		l := p.newLive(a.view.registration.ID)
+		defer p.leave(l)
 		l.protocol = "tcp"
 		if !l.hold(conn) || !l.hold(upstream) || !p.begin(l, t, decision{kind: kindCarry}) {
 			abort(conn)
 			abort(upstream)
 			return
 		}
-		defer p.leave(l)
 		p.carry(l, summary(a, t), halves{agent: conn, upstream: upstream})
 	}
 }
@@ -187,13 +186,13 @@ func (p *Proxy) routePeek(ctx context.Context, a *attempt, t target, dial func()
 		}
 		defer hangUp(conn)
 		l := p.newLive(a.view.registration.ID)
+		defer p.leave(l)
 		l.protocol = "tcp"
 		held := l.hold(conn) && (upstream == nil || l.hold(upstream))
 		if !held || !p.begin(l, target{kind: kindPeek}, decision{kind: kindPeek}) {
 			abort(conn)
 			return
 		}
-		defer p.leave(l)
 		p.peekThenServe(a, l, t, conn, upstream, refused)
 	}
 }

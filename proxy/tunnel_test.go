@@ -264,3 +264,25 @@ func TestI07_TheTunnelFollowsTheRegistry(t *testing.T) {
 		})
 	}
 }
+
+// TestEnrollingWithTheGatewaysKeyHarmsNobody: the tunnel refuses a list with
+// such a peer as a whole. One registration must not keep the others out, nor a
+// blocked one in.
+func TestEnrollingWithTheGatewaysKeyHarmsNobody(t *testing.T) {
+	w := openTunnel(t, proxytest.New(t, reaching(443)))
+	before := w.enrol(t, "before")
+	if _, err := w.DB.Enrol(t.Context(), registry.NewRegistration{
+		Name:         "attacker",
+		PublicKey:    w.tunnel.PublicKey(),
+		MACKey:       secret.New([]byte("k")),
+		PresharedKey: secret.New([]byte("k")),
+		Source:       netip.MustParseAddr("192.0.2.66"),
+	}); err != nil {
+		t.Fatal(err)
+	}
+	w.enrol(t, "after") // fails where it does not become a peer
+	if err := w.DB.Revoke(t.Context(), before.id); err != nil {
+		t.Fatal(err)
+	}
+	w.Eventually(soon, "the revoked peer is gone", func() bool { return !w.isPeer(before) })
+}
