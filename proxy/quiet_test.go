@@ -97,10 +97,22 @@ func TestPeekIsCutShortByAServerThatSpeaksDuringTheHello(t *testing.T) {
 	})
 }
 
+// readSize knows how large a buffer the present Read has.
+type readSize struct {
+	net.Conn
+	size atomic.Int64
+}
+
+func (c *readSize) Read(b []byte) (int, error) {
+	c.size.Store(int64(len(b)))
+	return c.Conn.Read(b)
+}
+
 func TestQuietStreamHoldsNoBuffer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		agent, near := net.Pipe()
-		s := &streamSource{conn: near}
+		watched := &readSize{Conn: near}
+		s := &streamSource{conn: watched}
 		var got bytes.Buffer
 		ended := make(chan error, 1)
 		go func() {
@@ -118,12 +130,12 @@ func TestQuietStreamHoldsNoBuffer(t *testing.T) {
 			t.Fatal(err)
 		}
 		synctest.Wait()
-		if s.buf == nil {
+		if watched.size.Load() != spliceBuffer {
 			t.Error("bulk is read in small pieces")
 		}
 		time.Sleep(2 * bulkIdle)
 		synctest.Wait()
-		if s.buf != nil {
+		if watched.size.Load() != firstRead {
 			t.Error("a quiet flow holds a buffer")
 		}
 		time.Sleep(time.Hour)
