@@ -103,6 +103,8 @@ func TestActions_Filter(t *testing.T) {
 		"default":      {registry.ActionFilter{}, 100, 600, 501},
 		"most":         {registry.ActionFilter{Limit: 500}, 500, 600, 101},
 		"cursor":       {registry.ActionFilter{Before: 101, Limit: 500}, 100, 100, 1},
+		"after":        {registry.ActionFilter{After: 590}, 10, 600, 591},
+		"between":      {registry.ActionFilter{After: 590, Before: 593}, 2, 592, 591},
 		"registration": {registry.ActionFilter{Registration: "r_a", Limit: 500}, 300, 599, 1},
 		"endpoint":     {registry.ActionFilter{Endpoint: "https.two", Limit: 500}, 200, 598, 1},
 		"deny":         {registry.ActionFilter{Verdict: "deny", Limit: 500}, 60, 591, 1},
@@ -119,7 +121,7 @@ func TestActions_Filter(t *testing.T) {
 			}
 		}
 	}
-	for _, f := range []registry.ActionFilter{{Limit: -1}, {Limit: 501}, {Before: -1}} {
+	for _, f := range []registry.ActionFilter{{Limit: -1}, {Limit: 501}, {Before: -1}, {After: -1}} {
 		if _, err := db.Actions(t.Context(), f); !errors.Is(err, registry.ErrInvalid) {
 			t.Errorf("%+v: %v", f, err)
 		}

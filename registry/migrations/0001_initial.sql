@@ -95,7 +95,9 @@ CREATE TABLE actions (
     reason       TEXT NOT NULL
 ) STRICT;
 
+CREATE INDEX actions_by_time ON actions (time);
 CREATE INDEX actions_by_registration ON actions (registration);
+CREATE INDEX actions_by_endpoint ON actions (endpoint);
 CREATE INDEX actions_not_allowed ON actions (verdict) WHERE verdict <> 'allow';
 
 CREATE TABLE action_results (
