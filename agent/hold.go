@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"sync"
 	"time"
@@ -14,6 +15,9 @@ import (
 const (
 	tickEvery   = 5 * time.Second  // how often what others may have changed is looked at
 	undoTimeout = 60 * time.Second // for undoing, once this process was told to stop
+
+	// earlyLookup bounds the search for the gateway before the routes are closed.
+	earlyLookup = 2 * time.Second
 
 	minPoll = 1 * time.Second
 	maxPoll = 60 * time.Second
@@ -65,7 +69,13 @@ func (a *Agent) hold(ctx context.Context, st *state, s *session, j *journal, ser
 	defer cancel(nil)
 	h := &holder{a: a, st: st, s: s, j: j, service: service}
 
-	if h.t, err = openTunnel(j, cfg); err != nil {
+	var first netip.AddrPort
+	early, stop := context.WithTimeout(ctx, earlyLookup)
+	if e, err := cfg.endpoints(early, a.cfg.Lookup, h.pinned()); err == nil {
+		first = e[0] // otherwise connect tells, or goes on trying
+	}
+	stop()
+	if h.t, err = openTunnel(j, cfg, first); err != nil {
 		return errors.Join(err, a.undo(ctx, j, scopeTunnel))
 	}
 	defer h.t.close()
@@ -115,7 +125,7 @@ func (h *holder) run(ctx context.Context) error {
 		}
 	}
 	if err := h.connect(ctx, !h.st.Approved); err != nil {
-		return stopped(ctx, err)
+		return h.stopped(ctx, err)
 	}
 	if err := h.route(ctx); err != nil {
 		return err
@@ -136,7 +146,7 @@ func (h *holder) run(ctx context.Context) error {
 	for {
 		select {
 		case <-ctx.Done():
-			return stopped(ctx, context.Cause(ctx))
+			return h.stopped(ctx, context.Cause(ctx))
 		case <-h.t.dev.Wait():
 			return errTunnelGone
 		case p := <-polls:
@@ -145,7 +155,7 @@ func (h *holder) run(ctx context.Context) error {
 			}
 		case <-changed:
 			if err := sleep(ctx, settle); err != nil {
-				return stopped(ctx, err)
+				return h.stopped(ctx, err)
 			}
 			h.repair(ctx)
 		case <-tick.C:
@@ -154,11 +164,13 @@ func (h *holder) run(ctx context.Context) error {
 	}
 }
 
-// stopped turns being told to stop into nil, except that a join which is told to
-// before it came to anything has failed.
-func stopped(ctx context.Context, err error) error {
-	if ctx.Err() == nil || !(errors.Is(err, context.Canceled) || errors.Is(err, errDown)) {
+// stopped turns being told to stop into success, if there was anything to stop.
+func (h *holder) stopped(ctx context.Context, err error) error {
+	if ctx.Err() == nil {
 		return err
+	}
+	if !h.st.Approved {
+		return withHint(errors.New("stopped before the registration was approved"), "clawpatrol join again goes on with it, clawpatrol leave gives it up")
 	}
 	return nil
 }
@@ -200,21 +212,25 @@ func (h *holder) pinned() []family {
 // to give up after a round.
 func (h *holder) connect(ctx context.Context, once bool) error {
 	for told := false; ; {
-		endpoints, err := h.t.endpoints(ctx, h.a.cfg.Lookup, h.pinned())
+		endpoints, err := h.t.cfg.endpoints(ctx, h.a.cfg.Lookup, h.pinned())
 		if err != nil && once {
 			return err
 		}
 		for _, e := range endpoints {
 			began := time.Now()
-			if err := h.t.dial(e); err != nil {
+			if s, err := h.t.stats(); err != nil {
 				return err
+			} else if s.endpoint != e.String() {
+				if err := h.t.dial(e); err != nil {
+					return err
+				}
 			}
 			for time.Since(began) < firstHandshake {
 				s, err := h.t.stats()
 				if err != nil {
 					return err
 				}
-				if s.lastHandshake.After(began.Add(-time.Second)) {
+				if time.Since(s.lastHandshake) < staleAfter {
 					return nil
 				}
 				if err := sleep(ctx, 50*time.Millisecond); err != nil {
@@ -328,7 +344,7 @@ func (h *holder) approved(ctx context.Context, now, before enrolment.PollRespons
 	if !h.trusted {
 		store, err := h.a.installTrust(ctx, h.j, h.st.Claim.CAPEM, !h.st.Approved)
 		if err != nil {
-			return stopped(ctx, err)
+			return h.stopped(ctx, err)
 		}
 		h.trusted = true
 		if store == "" {
@@ -358,6 +374,9 @@ func (h *holder) approved(ctx context.Context, now, before enrolment.PollRespons
 			return err
 		}
 		return errHandOver
+	}
+	if before.State != stateApproved {
+		h.a.say("ready")
 	}
 	return nil
 }

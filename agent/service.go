@@ -76,6 +76,7 @@ func (a *Agent) startService(ctx context.Context) error {
 		return errors.Join(err, a.Down(ctx))
 	}
 	a.say("service: %s", unitName)
+	a.say("ready")
 	return nil
 }
 

@@ -158,7 +158,11 @@ type tunnel struct {
 // openTunnel makes the TUN and gives it its addresses. The journal entry is for
 // a link that outlives its process, which the kernel does not let happen, but an
 // operator's `ip tuntap` might.
-func openTunnel(j *journal, cfg tunnelConfig) (_ *tunnel, err error) {
+//
+// first is where the handshake starts at once. With a zero first the device has
+// nowhere to send its first initiation to, and after that one it waits 5 s
+// (Rekey-Timeout).
+func openTunnel(j *journal, cfg tunnelConfig, first netip.AddrPort) (_ *tunnel, err error) {
 	if l, err := netlink.LinkByName(LinkName); err == nil {
 		if j.find(stepLink, LinkName) == nil || l.Type() != "tuntap" {
 			return nil, withHint(fmt.Errorf("making the tunnel: an interface named %s exists", LinkName), "another join may be running: clawpatrol status; otherwise: ip link delete "+LinkName)
@@ -180,8 +184,14 @@ func openTunnel(j *journal, cfg tunnelConfig) (_ *tunnel, err error) {
 			dev.Close()
 		}
 	}()
+	wg := &tunnel{dev: dev, cfg: cfg}
 	if err := dev.IpcSet(cfg.uapi()); err != nil {
 		return nil, fmt.Errorf("configuring WireGuard: %w", err)
+	}
+	if first.IsValid() {
+		if err := wg.dial(first); err != nil {
+			return nil, err
+		}
 	}
 	link, err := netlink.LinkByName(LinkName)
 	if err != nil {
@@ -212,7 +222,8 @@ func openTunnel(j *journal, cfg tunnelConfig) (_ *tunnel, err error) {
 		return nil, fmt.Errorf("setting %s up: %w", LinkName, err)
 	}
 	j.checkpoint("set up " + LinkName)
-	return &tunnel{dev: dev, cfg: cfg, ifindex: link.Attrs().Index}, nil
+	wg.ifindex = link.Attrs().Index
+	return wg, nil
 }
 
 func ipNet(p netip.Prefix) *net.IPNet {
@@ -222,8 +233,8 @@ func ipNet(p netip.Prefix) *net.IPNet {
 // uapi is the device's configuration without the peer's endpoint, in the
 // cross-platform userspace protocol of WireGuard.
 func (c tunnelConfig) uapi() string {
-	return fmt.Sprintf("private_key=%s\nfwmark=%d\nreplace_peers=true\npublic_key=%s\npreshared_key=%s\npersistent_keepalive_interval=%d\nreplace_allowed_ips=true\nallowed_ip=0.0.0.0/0\nallowed_ip=::/0\n",
-		hex.EncodeToString(c.privateKey.Reveal()), Mark, hex.EncodeToString(c.gatewayKey), hex.EncodeToString(c.presharedKey.Reveal()), c.keepalive)
+	return fmt.Sprintf("private_key=%s\nfwmark=%d\nreplace_peers=true\npublic_key=%s\npreshared_key=%s\nreplace_allowed_ips=true\nallowed_ip=0.0.0.0/0\nallowed_ip=::/0\n",
+		hex.EncodeToString(c.privateKey.Reveal()), Mark, hex.EncodeToString(c.gatewayKey), hex.EncodeToString(c.presharedKey.Reveal()))
 }
 
 // dial points the device at the gateway. A handshake follows.
@@ -277,19 +288,19 @@ func (t *tunnel) stats() (tunnelStats, error) {
 
 // endpoints returns where the gateway may be reached, in the families whose
 // address is pinned: from another the gateway would block us (I08).
-func (t *tunnel) endpoints(ctx context.Context, lookup func(context.Context, string) ([]netip.Addr, error), pinned []family) ([]netip.AddrPort, error) {
-	addrs, err := lookup(ctx, t.cfg.host)
+func (c tunnelConfig) endpoints(ctx context.Context, lookup func(context.Context, string) ([]netip.Addr, error), pinned []family) ([]netip.AddrPort, error) {
+	addrs, err := lookup(ctx, c.host)
 	if err != nil {
 		return nil, withHint(fmt.Errorf("finding the gateway's WireGuard endpoint: %w", err), "the gateway's wireguard.endpoint must be a name or address that this host can resolve")
 	}
 	var out []netip.AddrPort
 	for _, f := range pinned {
 		for _, a := range f.of(addrs) {
-			out = append(out, netip.AddrPortFrom(a, t.cfg.port))
+			out = append(out, netip.AddrPortFrom(a, c.port))
 		}
 	}
 	if len(out) == 0 {
-		return nil, fmt.Errorf("finding the gateway's WireGuard endpoint: %s has no address in a family that is enrolled", t.cfg.host)
+		return nil, fmt.Errorf("finding the gateway's WireGuard endpoint: %s has no address in a family that is enrolled", c.host)
 	}
 	return out, nil
 }
