@@ -16,7 +16,7 @@ import (
 func TestI09_TheGatewaysSurroundingsAreOutOfReach(t *testing.T) {
 	ctx := t.Context()
 	if err := theLab.Gateway.Script(ctx, `
-		ip link add lan0 type dummy; ip link set lan0 up
+		ip link add lan0 type veth peer name lan1; ip link set lan1 up; ip link set lan0 up
 		ip address add 10.99.0.1/24 dev lan0; ip address add fd99::1/64 dev lan0 nodad
 		ip address add 169.254.169.254/32 dev lan0
 		ip address add 100.64.7.7/32 dev lan0`); err != nil {

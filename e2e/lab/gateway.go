@@ -71,7 +71,10 @@ func (l *Lab) StartGatewayAt(ctx context.Context, dashboard, rest string, files 
 		return nil, fmt.Errorf("setting the password: %w: %s", err, out)
 	}
 	l.onClose(g.Stop)
-	return g, g.Start(ctx)
+	if err := g.Start(ctx); err != nil {
+		return nil, err
+	}
+	return g, g.Operator.startSession(ctx)
 }
 
 // Start runs the process and waits until it serves.

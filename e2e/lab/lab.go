@@ -71,8 +71,8 @@ func New(ctx context.Context, cfg Config) (_ *Lab, err error) {
 	}
 	if err := l.World.Script(ctx, `
 		sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1
-		ip address add 192.0.2.10/32 dev lo; ip address add 2001:db8:c::10/128 dev lo
-		ip address add 192.0.2.53/32 dev lo; ip address add 2001:db8:c::53/128 dev lo`); err != nil {
+		ip address add 192.0.2.10/32 dev lo; ip address add 2001:db8:c::10/128 dev lo nodad
+		ip address add 192.0.2.53/32 dev lo; ip address add 2001:db8:c::53/128 dev lo nodad`); err != nil {
 		return nil, err
 	}
 	if l.Gateway, err = l.newHost(ctx, "gateway"); err != nil {

@@ -13,11 +13,12 @@ import (
 )
 
 // Operator calls the management API as an operator would, from the gateway
-// host's loopback.
+// host's loopback, logged in.
 type Operator struct {
 	Password string
 	base     string
 	client   *http.Client
+	session  http.Header // the cookie
 }
 
 // Registration is what the API says of one.
@@ -70,7 +71,7 @@ func (o *Operator) Do(ctx context.Context, method, path string, in, out any) err
 	if err != nil {
 		return err
 	}
-	req.Header.Set("X-Clawpatrol-Secret", o.Password)
+	maps.Copy(req.Header, o.session)
 	if in != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
@@ -140,7 +141,7 @@ func (o *Operator) Text(ctx context.Context, path string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	req.Header.Set("X-Clawpatrol-Secret", o.Password)
+	maps.Copy(req.Header, o.session)
 	resp, err := o.client.Do(req)
 	if err != nil {
 		return "", err
@@ -167,10 +168,9 @@ func (o *Operator) Anonymous(ctx context.Context, method, path, password string)
 	return resp.StatusCode, resp.Header.Get("Location"), nil
 }
 
-// Forged calls a route with the right password, from where no operator's call
-// comes from.
+// Forged calls a route with the operator's cookie, as a foreign page would.
 func (o *Operator) Forged(ctx context.Context, method, path, host string, header http.Header) (status int, err error) {
-	h := http.Header{"X-Clawpatrol-Secret": {o.Password}}
+	h := maps.Clone(o.session)
 	maps.Copy(h, header)
 	resp, err := o.raw(ctx, method, path, host, h, nil)
 	if err != nil {
@@ -181,15 +181,33 @@ func (o *Operator) Forged(ctx context.Context, method, path, host string, header
 
 // Login tries a password.
 func (o *Operator) Login(ctx context.Context, password string) (status int, err error) {
-	b, err := json.Marshal(map[string]string{"password": password})
-	if err != nil {
-		return 0, err
-	}
-	resp, err := o.raw(ctx, "POST", "/api/login", "", http.Header{"Content-Type": {"application/json"}}, bytes.NewReader(b))
+	resp, err := o.login(ctx, password)
 	if err != nil {
 		return 0, err
 	}
 	return resp.StatusCode, nil
+}
+
+func (o *Operator) login(ctx context.Context, password string) (*http.Response, error) {
+	b, err := json.Marshal(map[string]string{"password": password})
+	if err != nil {
+		return nil, err
+	}
+	return o.raw(ctx, "POST", "/api/login", "", http.Header{"Content-Type": {"application/json"}}, bytes.NewReader(b))
+}
+
+// startSession logs in for good: sessions outlive a restart of the gateway.
+func (o *Operator) startSession(ctx context.Context) error {
+	resp, err := o.login(ctx, o.Password)
+	if err != nil {
+		return fmt.Errorf("logging in: %w", err)
+	}
+	cookies := resp.Cookies()
+	if len(cookies) != 1 {
+		return fmt.Errorf("logging in: %s with %d cookies", resp.Status, len(cookies))
+	}
+	o.session = http.Header{"Cookie": {cookies[0].Name + "=" + cookies[0].Value}}
+	return nil
 }
 
 // raw makes one request, follows nothing, and drops the body.

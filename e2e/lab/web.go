@@ -52,7 +52,7 @@ func (l *Lab) worldAddresses(ctx context.Context, offset int) (v4, v6 string, er
 	if offset == 0 {
 		return v4, v6, nil
 	}
-	return v4, v6, l.World.Script(ctx, fmt.Sprintf("ip address add %s/32 dev lo; ip address add %s/128 dev lo", v4, v6))
+	return v4, v6, l.World.Script(ctx, fmt.Sprintf("ip address add %s/32 dev lo; ip address add %s/128 dev lo nodad", v4, v6))
 }
 
 // Nginx runs Debian's nginx in the world with the given server blocks, in which
