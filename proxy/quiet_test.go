@@ -47,7 +47,9 @@ func TestPeekGivesUpOnASlowHello(t *testing.T) {
 		agent, near := net.Pipe()
 		far, upstream := net.Pipe()
 		defer upstream.Close()
+		stopped := make(chan struct{})
 		go func() {
+			defer close(stopped)
 			for i := range clientHello { // a byte a second: it would take minutes
 				if _, err := agent.Write(clientHello[i : i+1]); err != nil {
 					return
@@ -64,6 +66,7 @@ func TestPeekGivesUpOnASlowHello(t *testing.T) {
 			t.Errorf("peeked %d bytes and the name %q", n, seen.sni)
 		}
 		near.Close()
+		<-stopped
 	})
 }
 
