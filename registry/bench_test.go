@@ -2,10 +2,13 @@ package registry_test
 
 import (
 	"context"
+	"database/sql"
 	"net/netip"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/clawpatrol/clawpatrol/registry"
 )
@@ -51,6 +54,50 @@ func BenchmarkAppendSync(b *testing.B) {
 		}
 		return db.Sync(ctx)
 	})
+}
+
+// BenchmarkAppendLimit stands beside BenchmarkAppendSync: the same rows in the
+// same schema, written straight to SQLite in transactions of 256, with nobody
+// waiting and nothing in between.
+func BenchmarkAppendLimit(b *testing.B) {
+	dir := stateDir(b)
+	created, err := registry.Open(b.Context(), config(dir, nil))
+	if err != nil {
+		b.Fatal(err)
+	}
+	if err := created.Close(); err != nil {
+		b.Fatal(err)
+	}
+	db, err := sql.Open("sqlite", "file:"+filepath.Join(dir, "clawpatrol.db")+"?_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)&_txlock=immediate")
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer db.Close()
+	db.SetMaxOpenConns(1)
+	insert, err := db.Prepare("INSERT INTO actions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)")
+	if err != nil {
+		b.Fatal(err)
+	}
+	a := actionRow("r_6lsbizhlv4zfn5ojrbwg6jdoi7")
+	b.ResetTimer()
+	for done := 0; done < b.N; {
+		tx, err := db.Begin()
+		if err != nil {
+			b.Fatal(err)
+		}
+		in := tx.Stmt(insert)
+		for range min(256, b.N-done) {
+			done++
+			if _, err := in.Exec(done, time.Now().UnixMicro(), string(a.Registration), a.Profile, a.Endpoint, a.Credential,
+				a.Protocol, a.Summary, a.Verdict, a.Rule, a.Reason); err != nil {
+				b.Fatal(err)
+			}
+		}
+		if err := tx.Commit(); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "rows/s")
 }
 
 // BenchmarkAppend is the writer alone: producers wait for room only.
