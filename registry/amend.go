@@ -171,7 +171,7 @@ func (db *DB) loadRegistrations(ctx context.Context) error {
 	for rows.Next() {
 		r, err := db.scanRecord(rows)
 		if err != nil {
-			return fmt.Errorf("reading registration %q: %w", r.ID, err)
+			return damaged(fmt.Sprintf("registration %q cannot be read: %v", r.ID, err), err)
 		}
 		all = append(all, r)
 	}

@@ -172,6 +172,7 @@ func TestApprove_LookAlikesNeedTheCode(t *testing.T) {
 		"invisible characters":      {pending("Build\u200b-01", there), true},
 		"another number":            {pending("Build-02", there), false},
 		"same source, but revoked":  {func(t *testing.T, db *registry.DB) { r := enrol(t, db, "x", here); _ = db.Revoke(t.Context(), r.ID) }, false},
+		"same name, but revoked":    {func(t *testing.T, db *registry.DB) { r := enrol(t, db, "build-01", there); _ = db.Revoke(t.Context(), r.ID) }, false},
 		"same source, but approved": {func(t *testing.T, db *registry.DB) { approveAll(t, db, enrol(t, db, "x", here)) }, false},
 		"same name, approved":       {func(t *testing.T, db *registry.DB) { approveAll(t, db, enrol(t, db, "build-01", there)) }, true},
 		"same name, blocked": {func(t *testing.T, db *registry.DB) {

@@ -20,7 +20,7 @@ const tendInterval = time.Second
 func Open(ctx context.Context, cfg Config) (*DB, error) {
 	db, err := open(ctx, cfg)
 	if err != nil {
-		return nil, fmt.Errorf("opening registry: %w", err)
+		return nil, fmt.Errorf("opening registry: %w", readable(err))
 	}
 	return db, nil
 }

@@ -174,8 +174,8 @@ func TestOpen_OtherFilesAreNotTakenForADatabase(t *testing.T) {
 	t.Run("another program's", func(t *testing.T) {
 		dir, _ := filled(t)
 		onDatabase(t, dir, "PRAGMA application_id = 42")
-		if _, err := registry.Open(t.Context(), config(dir, nil)); err == nil || !strings.Contains(err.Error(), "another program") {
-			t.Fatalf("got %v", err)
+		if msg := refused(t, config(dir, nil), registry.ErrDamaged); !strings.Contains(msg, "another program") {
+			t.Error(msg)
 		}
 	})
 	t.Run("garbage", func(t *testing.T) {
@@ -183,9 +183,14 @@ func TestOpen_OtherFilesAreNotTakenForADatabase(t *testing.T) {
 		if err := os.WriteFile(filepath.Join(dir, "clawpatrol.db"), bytes.Repeat([]byte("nonsense"), 1024), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := registry.Open(t.Context(), config(dir, nil)); err == nil {
-			t.Fatal("opened garbage")
+		refused(t, config(dir, nil), registry.ErrDamaged)
+	})
+	t.Run("cut short", func(t *testing.T) {
+		dir, _ := filled(t)
+		if err := os.Truncate(filepath.Join(dir, "clawpatrol.db"), 10000); err != nil {
+			t.Fatal(err)
 		}
+		refused(t, config(dir, nil), registry.ErrDamaged)
 	})
 }
 

@@ -107,6 +107,7 @@ var (
 	ErrNewerSchema = errors.New("the database was written by a newer clawpatrol")
 	ErrMasterKey   = errors.New("the master key does not fit the database")
 	ErrPermissions = errors.New("permissions or ownership are wrong")
+	ErrDamaged     = errors.New("the database is damaged, or not ours")
 	ErrSubnets     = errors.New("the tunnel subnets do not fit")
 )
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"embed"
+	"errors"
 	"fmt"
 	"io/fs"
 	"net/url"
@@ -11,7 +12,8 @@ import (
 	"strconv"
 	"strings"
 
-	_ "modernc.org/sqlite" // the "sqlite" driver
+	"modernc.org/sqlite" // also the "sqlite" driver
+	sqlite3 "modernc.org/sqlite/lib"
 )
 
 // applicationID marks our files in SQLite's header ("clwp"), so that another
@@ -68,7 +70,7 @@ func migrate(ctx context.Context, db *sql.DB, files fs.FS) error {
 		return err
 	}
 	if have > 0 && app != applicationID {
-		return fmt.Errorf("the file is another program's database (application id %#x)", app)
+		return damaged(fmt.Sprintf("clawpatrol.db is another program's database (application id %#x)", app), nil)
 	}
 	if have > len(names) {
 		return &OpenError{
@@ -95,6 +97,28 @@ func migrate(ctx context.Context, db *sql.DB, files fs.FS) error {
 		}
 	}
 	return nil
+}
+
+// damaged is the error for a database that cannot be used as it is.
+func damaged(detail string, cause error) error {
+	return &OpenError{
+		Err:    errors.Join(ErrDamaged, cause),
+		Detail: detail,
+		Advice: "move the file away and restore state_dir from a backup",
+	}
+}
+
+// readable turns SQLite's complaints about the file itself into ErrDamaged.
+func readable(err error) error {
+	var e *sqlite.Error
+	if !errors.As(err, &e) {
+		return err
+	}
+	switch e.Code() & 0xff { // the primary code
+	case sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB:
+		return damaged("clawpatrol.db is damaged: "+e.Error(), err)
+	}
+	return err
 }
 
 func migrateOne(ctx context.Context, db *sql.DB, text string, version int) error {
