@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -95,11 +96,7 @@ func (g *Gate) authorize(ctx context.Context, l *live, a Action) (*Grant, error)
 	started := time.Now()
 	released, err := g.db.Release(ctx, row)
 	if err != nil {
-		if ctx.Err() != nil {
-			return nil, ctx.Err()
-		}
-		g.log.Error("releasing a secret", "registration", l.id, "credential", c.Ref(), "err", err)
-		return nil, &Refusal{Code: CodeLogUnavailable, Reason: "the action could not be recorded, so it was not carried out"}
+		return nil, g.notReleased(ctx, l, c, row, err)
 	}
 	grant := &Grant{
 		Credential: c,
@@ -123,6 +120,25 @@ func (g *Gate) authorize(ctx context.Context, l *live, a Action) (*Grant, error)
 		return nil, &Refusal{Code: CodePolicyChanged, Reason: "the connection is no longer covered: connect again"}
 	}
 	return grant, nil
+}
+
+// notReleased says why the registry kept a secret to itself.
+func (g *Gate) notReleased(ctx context.Context, l *live, c *policy.Credential, row registry.Action, err error) error {
+	if refusal := g.covers(g.current(), l, c); refusal != nil {
+		g.deny(ctx, row, refusal) // changed since the decision
+		return refusal
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	g.log.Error("a secret was not released", "registration", l.id, "credential", c.Ref(), "err", err)
+	if errors.Is(err, registry.ErrLogFailed) || errors.Is(err, registry.ErrClosed) {
+		return &Refusal{Code: CodeLogUnavailable, Reason: "the action could not be recorded, so it was not carried out"}
+	}
+	return &Refusal{
+		Code:   CodeSecretMissing,
+		Reason: fmt.Sprintf("what is stored for credential %s cannot be read: an operator has to store it again", c.Ref()),
+	}
 }
 
 // covers reports whether c, unchanged, is still what the flow may use.

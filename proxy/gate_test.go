@@ -190,6 +190,45 @@ func TestAuthorizeAmongSeveralCredentials(t *testing.T) {
 	}
 }
 
+// TestI07_ChangeWhileAnActionIsDecided: between the decision and the release
+// there may be a wait for room on the log. Choose stands at the same place.
+func TestI07_ChangeWhileAnActionIsDecided(t *testing.T) {
+	for name, c := range map[string]struct {
+		change func(*proxytest.Kit, registry.ID) error
+		code   string
+	}{
+		"blocked": {
+			func(k *proxytest.Kit, id registry.ID) error { return k.DB.Block(context.Background(), id, "test") },
+			proxy.CodeNotApproved,
+		},
+		"credential taken away": {
+			func(k *proxytest.Kit, id registry.ID) error {
+				return k.DB.SetProfiles(context.Background(), id, []string{"blue"})
+			},
+			proxy.CodePolicyChanged,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			k := proxytest.New(t, twoTeams)
+			k.SetSecret("bearer.red", "secret", "red-token")
+			id := k.Approve("a", "red", "blue")
+			f, _ := pipeFlow(t, k, id, "api.test")
+			value, code := authorize(t, f, proxy.Action{Choose: func(all []*policy.Credential) *policy.Credential {
+				if err := c.change(k, id); err != nil {
+					t.Error(err)
+				}
+				return all[0]
+			}})
+			if value != "" || code != c.code {
+				t.Errorf("got %q %s, want %s", value, code, c.code)
+			}
+			if rows := k.Actions(id); len(rows) == 0 || rows[0].Verdict == "allow" && rows[0].Result == nil {
+				t.Errorf("logged %+v", rows)
+			}
+		})
+	}
+}
+
 // TestI05_RegistrationComesFromTheChannelOnly: the fields of a Flow are for
 // handlers to read. Whatever a bug in one writes into them changes nobody.
 func TestI05_RegistrationComesFromTheChannelOnly(t *testing.T) {

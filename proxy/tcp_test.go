@@ -21,7 +21,7 @@ import (
 )
 
 // upstream is a server on loopback that runs serve for each connection.
-func upstream(t *testing.T, serve func(*net.TCPConn)) netip.AddrPort {
+func upstream(t testing.TB, serve func(*net.TCPConn)) netip.AddrPort {
 	t.Helper()
 	ln, err := net.ListenTCP("tcp4", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	if err != nil {

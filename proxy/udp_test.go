@@ -16,7 +16,7 @@ import (
 
 // udpUpstream is a server on loopback that answers each datagram with what
 // answer makes of it; nil answers nothing.
-func udpUpstream(t *testing.T, answer func([]byte) []byte) netip.AddrPort {
+func udpUpstream(t testing.TB, answer func([]byte) []byte) netip.AddrPort {
 	t.Helper()
 	conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	if err != nil {
