@@ -1,4 +1,20 @@
-// Package policy turns gateway.hcl into one immutable Policy.
+// Package policy turns gateway.hcl into one immutable Policy, and says what a
+// registration's profiles reach under it.
+//
+// Compile reads the whole file or refuses it: every word it does not know, every
+// value that makes no sense and every reference that leads nowhere is an
+// hcl.Diagnostic with its place, and then there is no Policy at all. Nothing is
+// accepted and ignored. docs/configuration.md describes the file.
+//
+// A Scope is what a set of profiles reaches together. Match is the one question
+// the data path asks of it: which endpoint is at this host and port, and which
+// credentials may be used there. It answers from the named profiles alone; what
+// another profile holds is as if it did not exist (I06). A name that the policy
+// has no profile for grants nothing, and is reported, so that a request fails
+// instead of going out without the credential it was meant to have (I21).
+//
+// Load, Watch and CheckFile are for the file itself: bounded reading, replacement
+// by an atomic rename only (I18), and who may write it (I22).
 package policy
 
 import (

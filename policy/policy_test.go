@@ -134,7 +134,10 @@ func TestLoadRefusesWhatIsNoPolicyFile(t *testing.T) {
 // Files made to exhaust a parser: each is answered, with an error, and with a
 // bounded number of them.
 func TestI16_HostileFileIsRefused(t *testing.T) {
+	// As much as fits of what recursion could choke on; of what only takes long,
+	// enough to notice if the time is not linear.
 	fill := func(unit string) string { return strings.Repeat(unit, (policy.MaxFile-200)/len(unit)) }
+	some := func(unit string) string { return strings.Repeat(unit, policy.MaxFile/8/len(unit)) }
 	for name, src := range map[string]string{
 		"brackets":      "a = " + fill("["),
 		"comments":      fill("/*"),
@@ -144,23 +147,23 @@ func TestI16_HostileFileIsRefused(t *testing.T) {
 		"minuses":       "a = " + fill("-"),
 		"conditions":    "a = " + fill("b?c:"),
 		"sums":          "a = 1" + fill("+1"),
-		"indexes":       "a = b" + fill("[c]"),
-		"attributes":    "a = b" + fill(".c"),
+		"indexes":       "a = b" + some("[c]"),
+		"attributes":    "a = b" + some(".c"),
 		"splats":        "a = b" + fill(".*"),
 		"interpolation": `a = "` + fill("${"),
-		"quotes":        "a = " + fill(`"`),
-		"heredoc":       "a = <<X\n" + fill("x\n"),
-		"digits":        "a = " + fill("9"),
+		"quotes":        "a = " + some(`"`),
+		"heredoc":       "a = <<X\n" + some("x\n"),
+		"digits":        "a = " + some("9"),
 		"exponent":      "a = 1e999999999",
-		"labels":        "a " + fill(`"b" `) + "{}",
-		"blocks":        fill("a {}\n"),
-		"gateways":      fill("gateway {}\n"),
-		"settings":      "dns { upstream = [" + fill("x,") + "] }",
-		"strings":       `dns { upstream = [` + fill(`"x",`) + "] }",
-		"not text":      fill("\xff\xfe"),
-		"long name":     "a" + fill("b") + " = 1",
-		"long label":    `profile "` + fill("b") + `" {}`,
-		"long host":     `endpoint "https" "a" { hosts = ["` + fill("é") + `"] }`,
+		"labels":        "a " + some(`"b" `) + "{}",
+		"blocks":        some("a {}\n"),
+		"gateways":      some("gateway {}\n"),
+		"settings":      "dns { upstream = [" + some("x,") + "] }",
+		"strings":       `dns { upstream = [` + some(`"x",`) + "] }",
+		"not text":      some("\xff\xfe"),
+		"long name":     "a" + some("b") + " = 1",
+		"long label":    `profile "` + some("b") + `" {}`,
+		"long host":     `endpoint "https" "a" { hosts = ["` + some("é") + `"] }`,
 	} {
 		t.Run(name, func(t *testing.T) {
 			p, diags := policy.Compile("gateway.hcl", []byte(src), policy.Options{})
@@ -169,6 +172,62 @@ func TestI16_HostileFileIsRefused(t *testing.T) {
 			}
 			if text := policy.NewDiagnosticsError(diags, []byte(src)).Error(); len(diags) > 100 || len(text) > 100<<10 {
 				t.Errorf("%d diagnostics, %d bytes", len(diags), len(text))
+			}
+		})
+	}
+}
+
+// Each limit of docs/configuration.md: as much as it allows compiles, one more
+// does not.
+func TestLimits(t *testing.T) {
+	label := strings.Repeat("a", 63) + "."
+	var hosts []string
+	for i := range 1025 {
+		hosts = append(hosts, fmt.Sprintf(`"h%d.example.com"`, i))
+	}
+	credential := func(typ, name, settings string) string {
+		return "endpoint \"https\" \"a\" { hosts = [\"a.example.com\"] }\n" +
+			fmt.Sprintf("credential %q %q {\n endpoint = https.a\n%s\n}\n", typ, name, settings)
+	}
+	for name, limit := range map[string]struct {
+		most   int
+		policy func(n int) string
+	}{
+		"name": {64, func(n int) string { return credential("bearer", strings.Repeat("n", n), "") }},
+		"host": {253, func(n int) string {
+			return fmt.Sprintf(`endpoint "https" "a" { hosts = ["%s"] }`, (label + label + label + label)[255-n:255])
+		}},
+		"label": {63, func(n int) string {
+			return fmt.Sprintf(`endpoint "https" "a" { hosts = ["%s.example.com"] }`, strings.Repeat("a", n))
+		}},
+		"hosts": {1024, func(n int) string {
+			return fmt.Sprintf(`endpoint "https" "a" { hosts = [%s] }`, strings.Join(hosts[:n], ","))
+		}},
+		"resolvers": {8, func(n int) string {
+			return fmt.Sprintf(`dns { upstream = [%s] }`, strings.Join([]string{`"1.1.1.1"`, `"1.1.1.2"`, `"1.1.1.3"`, `"1.1.1.4"`, `"1.1.1.5"`, `"1.1.1.6"`, `"1.1.1.7"`, `"1.1.1.8"`, `"1.1.1.9"`}[:n], ","))
+		}},
+		"placeholder": {256, func(n int) string {
+			return credential("bearer", "x", fmt.Sprintf("placeholder = %q", strings.Repeat("p", n)))
+		}},
+		"username": {256, func(n int) string {
+			return credential("basic", "x", fmt.Sprintf("username = %q", strings.Repeat("u", n)))
+		}},
+		"header": {128, func(n int) string {
+			return credential("header", "x", fmt.Sprintf("header = %q", strings.Repeat("h", n)))
+		}},
+		"env": {128, func(n int) string { return credential("bearer", "x", fmt.Sprintf("env = %q", strings.Repeat("E", n))) }},
+		"ca_file": {1 << 20, func(n int) string {
+			pem := certificate(t, 1)
+			path := filepath.Join(t.TempDir(), "ca.pem")
+			write(t, path, pem+strings.Repeat("#", n-len(pem)))
+			return fmt.Sprintf("endpoint \"https\" \"a\" {\n hosts = [\"a.example.com\"]\n ca_file = %q\n}\n", path)
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			compile(t, limit.policy(limit.most))
+			src := "gateway { public_url = \"https://gw.example.com:8443\" }\n" + limit.policy(limit.most+1)
+			if p, diags := policy.Compile("gateway.hcl", []byte(src), policy.Options{}); p != nil || len(diags) != 1 {
+				t.Errorf("one more than %d: %v", limit.most, diags)
 			}
 		})
 	}

@@ -191,6 +191,13 @@ func TestWatchFollowsTheDirectory(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.expect(t, "directory removed", 0)
+	if err := os.Mkdir(conf, 0o700); err != nil { // perhaps with the old one's inode number
+		t.Fatal(err)
+	}
+	w.expect(t, "directory made anew", 0)
+	replace(t, path, "in the directory made anew")
+	w.expect(t, "replaced in the directory made anew", 1)
+	rename(t, conf, conf+".older")
 	rename(t, g[2], conf)
 	w.expect(t, "directory came back", 1)
 }

@@ -20,8 +20,8 @@ func validateCommand() *cobra.Command {
 		Long: `Check a policy file (default: /etc/clawpatrol/gateway.hcl) without putting it in force.
 
 Every mistake is printed with its file, line and column. The exit status is 0 if
-the gateway would accept the file, else 1. Files that it names with ca_file are
-read too, relative to its directory.`,
+the file compiles, else 1. Files that it names with ca_file are read too, relative
+to its directory. Who may write the file is for the gateway to check, where it runs.`,
 		Example: `  clawpatrol validate gateway.hcl
   clawpatrol validate --json gateway.hcl | jq .diagnostics`,
 		Args: cobra.MaximumNArgs(1),
