@@ -30,6 +30,24 @@ const (
 	handshakeTimeout = 20 * time.Second // of the agent's answer to our SYN-ACK
 )
 
+// Limits of accepted connections, so that one agent that opens many and reads
+// none, or sends faster than its upstreams read, costs no more than 700 MB.
+const (
+	maxPeerConns = 4096 // beyond, a SYN is answered with RST
+
+	// The first roomyPeerConns open at once get netstack's buffers, which grow up
+	// to 4 MiB each way; the others get smallBuffer each way.
+	roomyPeerConns = 32
+	smallBuffer    = 64 << 10
+)
+
+// timeWait is how long a connection that the gateway closed first keeps its
+// address pair. Netstack drops the SYN of a new connection on the same pair
+// meanwhile, and its 60 s would let an agent open no more than 500 connections a
+// second to one destination. What the wait protects from, segments of the old
+// connection that are still on the way, the tunnel holds back for no longer.
+const timeWait = 2 * time.Second
+
 // Keep-alive of accepted connections: an agent that is gone is noticed after
 // two minutes.
 const (
@@ -61,7 +79,7 @@ func (a *attempts) begin(id stack.TransportEndpointID, p *peer, flows *sync.Wait
 	if len(a.byID) >= maxAttempts/2 {
 		limit = crowdedPeerAttempts
 	}
-	if a.closed || p.making >= limit || len(a.byID) >= maxAttempts-1 {
+	if a.closed || p.making >= limit || len(a.byID) >= maxAttempts-1 || p.making+int(p.open.Load()) >= maxPeerConns {
 		return true, false
 	}
 	a.byID[id] = &attempt{peer: p}
@@ -192,7 +210,15 @@ func (t *Tunnel) complete(r *tcp.ForwarderRequest, p *peer) *Conn {
 		return nil
 	}
 	keepAlive(ep)
-	return newConn(gonet.NewTCPConn(queue, ep), ep, id, t.conns.Done)
+	if p.open.Add(1) > roomyPeerConns {
+		ep.SocketOptions().SetSendBufferSize(smallBuffer, true)
+		ep.SocketOptions().SetReceiveBufferSize(smallBuffer, true)
+	}
+	t.conns.Add(1)
+	return newConn(gonet.NewTCPConn(queue, ep), ep, id, func() {
+		p.open.Add(-1)
+		t.conns.Done()
+	})
 }
 
 func keepAlive(ep tcpip.Endpoint) {
@@ -206,7 +232,6 @@ func keepAlive(ep tcpip.Endpoint) {
 
 // serve hands conn over. A panic resets it.
 func (t *Tunnel) serve(conn *Conn, serve func(net.Conn)) {
-	t.conns.Add(1)
 	panicked := true
 	defer func() {
 		if panicked {

@@ -9,7 +9,7 @@ type Counters struct {
 	BadChecksum    uint64
 	Unsupported    uint64 // well formed, of a kind nobody here speaks (options, IGMP, neighbour discovery, fragments over the limit)
 	ICMPSuppressed uint64 // ICMP errors not sent because the peer had its share
-	OverLimit      uint64 // TCP connection attempts over the peer's limit: reset
+	OverLimit      uint64 // TCP connection attempts over one of the peer's limits: reset
 	NoSession      uint64 // not sent: the agent host is away and its share of the staging queue is used up
 	QueueFull      uint64 // not sent: the link queue was full
 	Panics         uint64 // in callbacks

@@ -27,15 +27,6 @@ const patience = 20 * time.Second
 
 func admitAll(netip.Addr) bool { return true }
 
-// testLog shows the tunnel's log in the test's output.
-type testLog struct{ t testing.TB }
-
-func (l testLog) Write(b []byte) (int, error) {
-	l.t.Helper()
-	l.t.Logf("%s", b)
-	return len(b), nil
-}
-
 // open starts a gateway end on a free loopback port.
 func open(t testing.TB, cfg wireguard.Config) *wireguard.Tunnel {
 	t.Helper()
@@ -86,7 +77,6 @@ type agentHost struct {
 	peer         wireguard.Peer
 	addr4, addr6 netip.Addr
 	dev          *device.Device
-	port         uint16
 
 	net *netstack.Net // of newAgent: its kernel
 	raw *rawTun       // of newRawAgent: its packets

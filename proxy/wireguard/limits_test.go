@@ -270,3 +270,32 @@ func TestI05_SourceOfAnotherAgentIsDropped(t *testing.T) {
 		t.Errorf("datagrams from %v", seen)
 	}
 }
+
+// An agent reuses a port soon after the gateway closed the connection first.
+func TestPortIsUsableAgainAfterTheGatewayClosed(t *testing.T) {
+	_, a := openRaw(t, wireguard.Config{TCP: always(func(c net.Conn) {
+		if c != nil {
+			c.Close()
+		}
+	})})
+	src, dst := netip.AddrPortFrom(a.addr4, 1000), netip.MustParseAddrPort("192.0.2.1:80")
+	connect := func(seq uint32) (ack uint32) {
+		eventually(t, "the answer to a SYN", func() bool { // which a kernel would send again too
+			a.send(tcpPacket(src, dst, header.TCPFlagSyn, seq, 0))
+			for _, d := range a.fence(t) {
+				if d.flags() == header.TCPFlagSyn|header.TCPFlagAck && header.TCP(d.payload).AckNumber() == seq+1 {
+					ack = header.TCP(d.payload).SequenceNumber() + 1
+				}
+			}
+			return ack != 0
+		})
+		return ack
+	}
+	ack := connect(7)
+	a.send(tcpPacket(src, dst, header.TCPFlagAck, 8, ack))
+	for d := a.next(t); d.flags()&header.TCPFlagFin == 0; d = a.next(t) {
+	}
+	a.send(tcpPacket(src, dst, header.TCPFlagFin|header.TCPFlagAck, 8, ack+1))
+	a.next(t) // the last ACK: TIME-WAIT
+	connect(100000)
+}

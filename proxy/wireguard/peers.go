@@ -45,7 +45,8 @@ type peer struct {
 	icmp      *rate.Limiter
 	fragments *rate.Limiter
 
-	making int // TCP connections in the making; guarded by attempts.mu
+	making int          // TCP connections in the making; guarded by attempts.mu
+	open   atomic.Int32 // connections not closed yet
 
 	// See session.go; times in nanoseconds since start.
 	sessionUntil atomic.Int64

@@ -35,6 +35,10 @@ func (t *Tunnel) buildStack() error {
 	if err := s.SetTransportProtocolOption(tcp.ProtocolNumber, &reno); err != nil {
 		return fmt.Errorf("choosing reno: %w", netError(err))
 	}
+	wait := tcpip.TCPTimeWaitTimeoutOption(timeWait)
+	if err := s.SetTransportProtocolOption(tcp.ProtocolNumber, &wait); err != nil {
+		return fmt.Errorf("setting the TIME-WAIT time: %w", netError(err))
+	}
 	for id, card := range map[tcpip.NICID]*card{nicVerified: t.link.verified, nicPlain: t.link.plain} {
 		if err := s.CreateNIC(id, card); err != nil {
 			return fmt.Errorf("creating NIC %d: %w", id, netError(err))

@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/netip"
@@ -250,6 +251,50 @@ func TestLargeTransfersArriveIntact(t *testing.T) {
 	}
 	if c := gw.Counters(); c.BadChecksum+c.Malformed+c.Unsupported+c.NotAdmitted != 0 {
 		t.Errorf("dropped packets of a good transfer: %+v", c)
+	}
+}
+
+// Beyond the first connections of an agent buffers are small: all must still
+// carry data, and more of it than a buffer holds.
+func TestManyConnectionsAtOnce(t *testing.T) {
+	const count, size = 100, 300 << 10
+	handler, conns := handOver()
+	gw := open(t, wireguard.Config{TCP: handler})
+	a := newAgent(t, gw, 1)
+	setPeers(t, gw, a)
+	data := make([]byte, size)
+	rand.Read(data)
+	done := make(chan error, 2*count)
+	for range count {
+		out := a.dial(t, "192.0.2.1:80")
+		in := within(t, "connection", conns)
+		out.SetDeadline(time.Now().Add(3 * patience))
+		in.SetDeadline(time.Now().Add(3 * patience))
+		go func() {
+			defer in.Close()
+			if _, err := in.Write(data); err != nil {
+				done <- err
+				return
+			}
+			_, err := io.CopyN(in, in, size)
+			done <- err
+		}()
+		go func() {
+			got := make([]byte, size)
+			for range 2 {
+				if _, err := io.ReadFull(out, got); err != nil || !bytes.Equal(got, data) {
+					done <- fmt.Errorf("read: %v", err)
+					return
+				}
+				go out.Write(data)
+			}
+			done <- nil
+		}()
+	}
+	for range 2 * count {
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
