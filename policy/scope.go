@@ -57,7 +57,6 @@ type Scope struct {
 	missing string // an assigned profile that the policy does not have
 
 	ports map[portOf]bool
-	env   map[string]string
 }
 
 // reach is what a scope has for one endpoint.
@@ -80,7 +79,7 @@ func (p *Policy) Scope(profiles []string) *Scope {
 	if p == nil {
 		return &Scope{}
 	}
-	s := &Scope{index: p.index, reach: map[*Endpoint]reach{}, ports: map[portOf]bool{}, env: map[string]string{}}
+	s := &Scope{index: p.index, reach: map[*Endpoint]reach{}, ports: map[portOf]bool{}}
 	if s.index == nil {
 		s.index = newIndex(p.Endpoints)
 	}
@@ -110,9 +109,6 @@ func (p *Policy) Scope(profiles []string) *Scope {
 			r.wild = append(r.wild, c)
 		}
 		s.reach[c.Endpoint] = r
-		if _, taken := s.env[c.Env]; c.Env != "" && !taken {
-			s.env[c.Env] = c.Placeholder
-		}
 	}
 	for _, e := range p.Endpoints {
 		for _, h := range e.Hosts {
@@ -190,15 +186,4 @@ func (s *Scope) HasHost(host string) bool {
 // host on port: there a TLS ClientHello may still select it.
 func (s *Scope) HasPort(endpointType string, port uint16) bool {
 	return s != nil && s.ports[portOf{endpointType, port}]
-}
-
-// Env maps the environment variables of the scope's credentials to their
-// placeholders. Where two profiles want the same variable, the credential that
-// stands first in the file has it. The map is the Scope's: the caller must not
-// change it.
-func (s *Scope) Env() map[string]string {
-	if s == nil {
-		return nil
-	}
-	return s.env
 }

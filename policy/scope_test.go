@@ -157,16 +157,6 @@ func TestScopeHasHostAndPort(t *testing.T) {
 	}
 }
 
-func TestScopeEnv(t *testing.T) {
-	p := compile(t, scopePolicy)
-	if got := fmt.Sprint(p.Scope([]string{"exact", "wide"}).Env()); got != "map[EXACT:clawpatrol-exact WIDE:clawpatrol-wide]" {
-		t.Error(got)
-	}
-	if got := p.Scope([]string{"narrow", "gone"}).Env(); len(got) != 0 {
-		t.Error(got)
-	}
-}
-
 // The zero value of everything refuses.
 func TestI06_ZeroValuesReachNothing(t *testing.T) {
 	var none *policy.Policy
@@ -178,7 +168,7 @@ func TestI06_ZeroValuesReachNothing(t *testing.T) {
 		"scope of no profiles":     compile(t, scopePolicy).Scope(nil),
 		"scope of an empty string": new(policy.Policy).Scope([]string{""}),
 	} {
-		if _, ok := s.Match("api.example.com", 443); ok || s.HasHost("api.example.com") || s.HasPort("https", 443) || len(s.Env()) != 0 {
+		if _, ok := s.Match("api.example.com", 443); ok || s.HasHost("api.example.com") || s.HasPort("https", 443) {
 			t.Errorf("%s reaches something", name)
 		}
 	}
