@@ -21,6 +21,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
 	"runtime"
@@ -138,7 +139,7 @@ func New(cfg Config) (*Proxy, error) {
 		gate:     &Gate{db: cfg.Registry, log: log},
 		db:       cfg.Registry,
 		dialer:   cfg.Dialer,
-		handlers: cfg.Handlers,
+		handlers: maps.Clone(cfg.Handlers),
 		log:      log,
 		answer:   cfg.Resolver.Answer,
 		ping:     newPinger(),
