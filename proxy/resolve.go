@@ -20,7 +20,7 @@ import (
 
 const (
 	// maxQueries is how many queries of a registration are being answered at
-	// once. Over UDP more are dropped, over TCP they wait.
+	// once. Over UDP more are dropped; a TCP connection with more is closed.
 	maxQueries = 256
 
 	// maxPipelined is how many of them one TCP connection has (RFC 7766, section
