@@ -148,7 +148,7 @@ func (h *holder) run(ctx context.Context) error {
 		case <-ctx.Done():
 			return h.stopped(ctx, context.Cause(ctx))
 		case <-h.t.dev.Wait():
-			return errTunnelGone
+			return errors.Join(errTunnelGone, h.r.seal(h.a.cfg.checkpoint))
 		case p := <-polls:
 			if err := h.polled(ctx, p); err != nil {
 				return err

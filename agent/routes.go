@@ -37,8 +37,8 @@ const (
 const protocolTag = 0xc1
 
 const (
-	// metricTunnel and metricUnreachable order the defaults of our table. With
-	// the TUN gone the second is left, and nothing leaks.
+	// metricTunnel and metricUnreachable order the defaults of our table. Where
+	// the TUN is gone, or does not carry the family, the second is left.
 	metricTunnel      = 50
 	metricUnreachable = 1 << 30
 
@@ -102,6 +102,12 @@ func newRouting(t *tunnel) (*routing, error) {
 }
 
 func (r *routing) close() { r.h.Close() }
+
+// seal is apply without a tunnel: nothing leaves.
+func (r *routing) seal(checkpoint func(string)) error {
+	r.ifindex, r.tunnel = 0, map[family]bool{}
+	return r.apply(checkpoint)
+}
 
 // apply installs what is missing and removes what is no longer wanted; on a host
 // where all is as it should be it changes nothing. The table comes first and the
@@ -197,6 +203,11 @@ func (r *routing) wantedRules(f family) ([]netlink.Rule, error) {
 	marked.Mark, marked.Mask, marked.Goto = Mark, &mask, ruleEnd
 	add(marked)
 
+	// Only where our table leads somewhere: see openTunnel for what IPv6 does
+	// otherwise. Such a host is closed, to what comes from beyond the LAN as well.
+	if f == ipv6 && !r.tunnel[ipv6] {
+		local = nil
+	}
 	// A socket that has an address of the host's got it by being connected from
 	// outside, by being there before us, or by asking for it. This also is what
 	// reverse path filtering looks up for a packet that arrives, so that it holds

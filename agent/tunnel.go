@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -155,21 +156,21 @@ type tunnel struct {
 	ifindex int
 }
 
-// openTunnel makes the TUN and gives it its addresses. The journal entry is for
-// a link that outlives its process, which the kernel does not let happen, but an
-// operator's `ip tuntap` might.
+// openTunnel makes the TUN, or takes the one that a killed process left, and
+// gives it its addresses.
+//
+// The TUN outlives its process. That is what makes a dead tunnel fail closed for
+// IPv6: when a route lookup without a source address ends in an error, as at an
+// unreachable route, the kernel picks some address of the host and looks again
+// with it (ip6_dst_lookup_tail), and by that address the packet would pass for an
+// answer and leave directly.
 //
 // first is where the handshake starts at once. With a zero first the device has
 // nowhere to send its first initiation to, and after that one it waits 5 s
 // (Rekey-Timeout).
 func openTunnel(j *journal, cfg tunnelConfig, first netip.AddrPort) (_ *tunnel, err error) {
-	if l, err := netlink.LinkByName(LinkName); err == nil {
-		if j.find(stepLink, LinkName) == nil || l.Type() != "tuntap" {
-			return nil, withHint(fmt.Errorf("making the tunnel: an interface named %s exists", LinkName), "another join may be running: clawpatrol status; otherwise: ip link delete "+LinkName)
-		}
-		if err := netlink.LinkDel(l); err != nil {
-			return nil, fmt.Errorf("removing the old %s: %w", LinkName, err)
-		}
+	if l, err := netlink.LinkByName(LinkName); err == nil && (j.find(stepLink, LinkName) == nil || l.Type() != "tuntap") {
+		return nil, withHint(fmt.Errorf("making the tunnel: an interface named %s exists", LinkName), "another join may be running: clawpatrol status; otherwise: ip link delete "+LinkName)
 	}
 	if err := j.record(entry{Step: stepLink, Scope: scopeTunnel, Key: LinkName}); err != nil {
 		return nil, err
@@ -184,6 +185,10 @@ func openTunnel(j *journal, cfg tunnelConfig, first netip.AddrPort) (_ *tunnel, 
 			dev.Close()
 		}
 	}()
+	if err := persist(t.File()); err != nil {
+		return nil, fmt.Errorf("making %s outlive this process: %w", LinkName, err)
+	}
+	j.checkpoint("made " + LinkName)
 	wg := &tunnel{dev: dev, cfg: cfg}
 	if err := dev.IpcSet(cfg.uapi()); err != nil {
 		return nil, fmt.Errorf("configuring WireGuard: %w", err)
@@ -197,23 +202,9 @@ func openTunnel(j *journal, cfg tunnelConfig, first netip.AddrPort) (_ *tunnel, 
 	if err != nil {
 		return nil, fmt.Errorf("finding %s: %w", LinkName, err)
 	}
-	j.checkpoint("made " + LinkName)
-	// Without link-local address the kernel sends no router solicitations, which
-	// the gateway would only drop. Absent where there is no IPv6.
-	_ = os.WriteFile("/proc/sys/net/ipv6/conf/"+LinkName+"/addr_gen_mode", []byte("1"), 0)
-	for _, p := range cfg.addresses {
-		if familyOf(p.Addr()) == ipv6 && !ipv6On() {
-			continue // the routes block IPv6 instead
-		}
-		// No prefix route: the way into the tunnel is our table alone.
-		flags := unix.IFA_F_NOPREFIXROUTE
-		if p.Addr().Is6() {
-			flags |= unix.IFA_F_NODAD // RFC 4862: nobody else is on this link
-		}
-		addr := &netlink.Addr{IPNet: ipNet(p), Flags: flags}
-		if err := netlink.AddrAdd(link, addr); err != nil {
-			return nil, fmt.Errorf("giving %s the address %s: %w", LinkName, p, err)
-		}
+	wg.ifindex = link.Attrs().Index
+	if err := wg.address(link); err != nil {
+		return nil, err
 	}
 	if err := dev.Up(); err != nil {
 		return nil, fmt.Errorf("starting WireGuard: %w", err)
@@ -222,8 +213,60 @@ func openTunnel(j *journal, cfg tunnelConfig, first netip.AddrPort) (_ *tunnel, 
 		return nil, fmt.Errorf("setting %s up: %w", LinkName, err)
 	}
 	j.checkpoint("set up " + LinkName)
-	wg.ifindex = link.Attrs().Index
 	return wg, nil
+}
+
+// persist keeps a TUN when its last descriptor is closed.
+func persist(f *os.File) error {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	if ctl := raw.Control(func(fd uintptr) { err = unix.IoctlSetInt(int(fd), unix.TUNSETPERSIST, 1) }); ctl != nil {
+		return ctl
+	}
+	return err
+}
+
+// address gives the link its addresses and takes others away.
+func (t *tunnel) address(link netlink.Link) error {
+	for key, value := range map[string]string{
+		// Without link-local address the kernel sends no router solicitations,
+		// which the gateway would only drop.
+		"addr_gen_mode": "1",
+		// While no process holds the TUN it has no carrier, and must swallow packets
+		// all the same.
+		"ignore_routes_with_linkdown": "0",
+	} {
+		_ = os.WriteFile("/proc/sys/net/ipv6/conf/"+LinkName+"/"+key, []byte(value), 0) // absent where there is no IPv6
+	}
+	have, err := netlink.AddrList(link, netlink.FAMILY_ALL)
+	if err != nil {
+		return fmt.Errorf("listing the addresses of %s: %w", LinkName, err)
+	}
+	for _, a := range have {
+		ip, _ := netip.AddrFromSlice(a.IP)
+		if slices.ContainsFunc(t.cfg.addresses, func(p netip.Prefix) bool { return p.Addr() == ip.Unmap() }) {
+			continue
+		}
+		if err := netlink.AddrDel(link, &a); err != nil {
+			return fmt.Errorf("taking the address %s from %s: %w", a.IP, LinkName, err)
+		}
+	}
+	for _, p := range t.cfg.addresses {
+		if familyOf(p.Addr()) == ipv6 && !ipv6On() {
+			continue // the routes block IPv6 instead
+		}
+		// No prefix route: the way into the tunnel is our table alone.
+		flags := unix.IFA_F_NOPREFIXROUTE
+		if p.Addr().Is6() {
+			flags |= unix.IFA_F_NODAD // RFC 4862: nobody else is on this link
+		}
+		if err := netlink.AddrReplace(link, &netlink.Addr{IPNet: ipNet(p), Flags: flags}); err != nil {
+			return fmt.Errorf("giving %s the address %s: %w", LinkName, p, err)
+		}
+	}
+	return nil
 }
 
 func ipNet(p netip.Prefix) *net.IPNet {
@@ -305,7 +348,7 @@ func (c tunnelConfig) endpoints(ctx context.Context, lookup func(context.Context
 	return out, nil
 }
 
-// close stops the device; the kernel removes the TUN with it.
+// close stops the device. The TUN stays, without a carrier, until removeLink.
 func (t *tunnel) close() { t.dev.Close() }
 
 // removeLink undoes stepLink.
