@@ -6,10 +6,10 @@ import (
 )
 
 func (d *dashboard) listRegistrations(w http.ResponseWriter, _ *http.Request) {
-	all := d.Registry.Snapshot().All()
-	items := make([]registrationView, 0, len(all))
-	for _, reg := range all {
-		items = append(items, d.registrationView(reg, all))
+	ro := d.roster()
+	items := make([]registrationView, 0, len(ro.all))
+	for _, reg := range ro.all {
+		items = append(items, ro.view(reg))
 	}
 	writeList(w, items, "")
 }
@@ -20,7 +20,7 @@ func (d *dashboard) getRegistration(w http.ResponseWriter, r *http.Request) {
 		d.fail(w, r, err)
 		return
 	}
-	writeJSON(w, http.StatusOK, d.registrationView(reg, d.Registry.Snapshot().All()))
+	writeJSON(w, http.StatusOK, d.roster().view(reg))
 }
 
 func (d *dashboard) approveAPI(w http.ResponseWriter, r *http.Request) {

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/clawpatrol/clawpatrol/registry"
 )
@@ -20,9 +21,9 @@ type registrationRow struct {
 	Code string
 }
 
-func (d *dashboard) registrationRow(reg *registry.Registration, all []*registry.Registration) registrationRow {
-	v := d.registrationView(reg, all)
-	row := registrationRow{registrationView: v, Name: shown(v.Name), BlockedReason: shown(v.BlockedReason), Seen: ago(d.Now(), v.LastHandshake)}
+func (ro roster) row(reg *registry.Registration, now time.Time) registrationRow {
+	v := ro.view(reg)
+	row := registrationRow{registrationView: v, Name: shown(v.Name), BlockedReason: shown(v.BlockedReason), Seen: ago(now, v.LastHandshake)}
 	for _, a := range []string{v.Pin.IPv4, v.Pin.IPv6} {
 		if a != "" {
 			row.Observed = append(row.Observed, a)
@@ -44,10 +45,10 @@ type registrationsBody struct {
 }
 
 func (d *dashboard) registrationsPage(w http.ResponseWriter, r *http.Request) {
-	all := d.Registry.Snapshot().All()
+	ro, now := d.roster(), d.Now()
 	var body registrationsBody
-	for _, reg := range all {
-		row := d.registrationRow(reg, all)
+	for _, reg := range ro.all {
+		row := ro.row(reg, now)
 		if reg.State == registry.Pending {
 			body.Waiting = append(body.Waiting, row)
 		} else {
@@ -93,7 +94,7 @@ func (d *dashboard) showRegistration(w http.ResponseWriter, r *http.Request, nam
 		d.fail(w, r, err)
 		return
 	}
-	row := d.registrationRow(reg, d.Registry.Snapshot().All())
+	row := d.roster().row(reg, d.Now())
 	if errors.Is(problem, registry.ErrCodeRequired) { // the registry's notion of look-alikes is wider
 		row.CodeRequired, row.Code = true, ""
 	}

@@ -13,10 +13,9 @@ import (
 var carrierNAT = netip.MustParsePrefix("100.64.0.0/10")
 
 // pinRemarks says of each address in a pin why it proves nothing about who is
-// behind it, where that is so.
-func (d *dashboard) pinRemarks(pin registry.Pin) []string {
+// behind it, where that is so. own are the gateway's addresses.
+func pinRemarks(pin registry.Pin, own []netip.Addr) []string {
 	remarks := []string{}
-	own := d.gatewayAddrs()
 	for _, a := range []netip.Addr{pin.IPv4, pin.IPv6} {
 		if what := shared(a, own); what != "" {
 			remarks = append(remarks, fmt.Sprintf("%s is %s: this pin proves nothing", a, what))

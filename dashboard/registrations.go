@@ -50,7 +50,17 @@ type pinView struct {
 	IPv6 string `json:"ipv6"`
 }
 
-func (d *dashboard) registrationView(reg *registry.Registration, all []*registry.Registration) registrationView {
+// roster is what a registration is looked at against, read once per request.
+type roster struct {
+	all []*registry.Registration
+	own []netip.Addr // the gateway's
+}
+
+func (d *dashboard) roster() roster {
+	return roster{all: d.Registry.Snapshot().All(), own: d.gatewayAddrs()}
+}
+
+func (ro roster) view(reg *registry.Registration) registrationView {
 	sum := sha256.Sum256(reg.PublicKey[:])
 	v := registrationView{
 		ID:             string(reg.ID),
@@ -59,7 +69,7 @@ func (d *dashboard) registrationView(reg *registry.Registration, all []*registry
 		UserCode:       reg.UserCode,
 		Addresses:      []string{},
 		PinSealed:      reg.PinSealed,
-		PinRemarks:     d.pinRemarks(reg.Pin),
+		PinRemarks:     pinRemarks(reg.Pin, ro.own),
 		Profiles:       append([]string{}, reg.Profiles...),
 		Transport:      reg.Transport,
 		PublicKey:      base64.StdEncoding.EncodeToString(reg.PublicKey[:]),
@@ -67,7 +77,7 @@ func (d *dashboard) registrationView(reg *registry.Registration, all []*registry
 		LastHandshake:  optionalTime(reg.LastHandshake),
 		CreatedAt:      reg.CreatedAt.UTC(),
 		BlockedReason:  reg.BlockedReason,
-		CodeRequired:   hasLookAlike(reg, all),
+		CodeRequired:   hasLookAlike(reg, ro.all),
 	}
 	for _, p := range []netip.Prefix{reg.Prefix4, reg.Prefix6} {
 		if p.IsValid() { // the agent host has the first address of its range
@@ -107,11 +117,11 @@ func hasLookAlike(reg *registry.Registration, all []*registry.Registration) bool
 		if o.ID == reg.ID || o.State == registry.Revoked {
 			return false
 		}
-		sameName := strings.EqualFold(o.Name, reg.Name)
-		if o.State == registry.Pending {
-			return sameName || sameSource(o.Source, reg.Source)
+		if o.State == registry.Pending && sameSource(o.Source, reg.Source) {
+			return true
 		}
-		return reg.State == registry.Pending && sameName
+		// One of the two is pending, and those are few.
+		return (o.State == registry.Pending || reg.State == registry.Pending) && strings.EqualFold(o.Name, reg.Name)
 	})
 }
 
