@@ -159,20 +159,23 @@ func TestApprove_LookAlikesNeedTheCode(t *testing.T) {
 		other func(*testing.T, *registry.DB)
 		need  bool
 	}{
-		"nobody else":               {func(*testing.T, *registry.DB) {}, false},
-		"other name and source":     {pending("tester", there), false},
-		"same source":               {pending("tester", here), true},
-		"same name":                 {pending("Build-01", there), true},
-		"name in other case":        {pending("BUILD-01", there), true},
-		"name in other width":       {pending("Ｂｕｉｌｄ－０１", there), true},
-		"name with other space":     {pending("Build 01", there), true},
-		"Cyrillic letters":          {pending("Вuild-01", there), true},
-		"digits for letters":        {pending("Bui1d-o1", there), true},
-		"accent":                    {pending("Buïld-01", there), true},
-		"invisible characters":      {pending("Build\u200b-01", there), true},
-		"another number":            {pending("Build-02", there), false},
-		"same source, but revoked":  {func(t *testing.T, db *registry.DB) { r := enrol(t, db, "x", here); _ = db.Revoke(t.Context(), r.ID) }, false},
-		"same name, but revoked":    {func(t *testing.T, db *registry.DB) { r := enrol(t, db, "build-01", there); _ = db.Revoke(t.Context(), r.ID) }, false},
+		"nobody else":              {func(*testing.T, *registry.DB) {}, false},
+		"other name and source":    {pending("tester", there), false},
+		"same source":              {pending("tester", here), true},
+		"same name":                {pending("Build-01", there), true},
+		"name in other case":       {pending("BUILD-01", there), true},
+		"name in other width":      {pending("Ｂｕｉｌｄ－０１", there), true},
+		"name with other space":    {pending("Build 01", there), true},
+		"Cyrillic letters":         {pending("Вuild-01", there), true},
+		"digits for letters":       {pending("Bui1d-o1", there), true},
+		"accent":                   {pending("Buïld-01", there), true},
+		"invisible characters":     {pending("Build\u200b-01", there), true},
+		"another number":           {pending("Build-02", there), false},
+		"same source, but revoked": {func(t *testing.T, db *registry.DB) { r := enrol(t, db, "x", here); _ = db.Revoke(t.Context(), r.ID) }, false},
+		"same name, but revoked": {func(t *testing.T, db *registry.DB) {
+			r := enrol(t, db, "build-01", there)
+			_ = db.Revoke(t.Context(), r.ID)
+		}, false},
 		"same source, but approved": {func(t *testing.T, db *registry.DB) { approveAll(t, db, enrol(t, db, "x", here)) }, false},
 		"same name, approved":       {func(t *testing.T, db *registry.DB) { approveAll(t, db, enrol(t, db, "build-01", there)) }, true},
 		"same name, blocked": {func(t *testing.T, db *registry.DB) {

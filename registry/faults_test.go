@@ -13,7 +13,8 @@ import (
 )
 
 // fullDisk makes every write of this process to a file fail from now on, as a
-// full disk does, until the returned function is called.
+// full disk does, until the returned function is called. Nothing else of the
+// test may write a file meanwhile, so none of these tests runs in parallel.
 func fullDisk(t *testing.T) (repair func()) {
 	t.Helper()
 	var before syscall.Rlimit
@@ -121,7 +122,7 @@ func TestFullDisk_BlocksAndRevokesAllTheSame(t *testing.T) {
 	if get(t, db, hostile.ID).State != registry.Blocked || get(t, db, gone.ID).State != registry.Revoked {
 		t.Error("not in force")
 	}
-	if db.Block(ctx, hostile.ID, "again") == nil || db.Revoke(ctx, gone.ID) == nil {
+	if db.Block(ctx, hostile.ID, "another reason") == nil || db.Revoke(ctx, gone.ID) == nil {
 		t.Error("acknowledged the second time, and still not stored")
 	}
 	for what, err := range map[string]error{
@@ -155,6 +156,9 @@ func TestFullDisk_BlocksAndRevokesAllTheSame(t *testing.T) {
 		t.Fatal(err)
 	}
 	db = openIn(t, dir, nil)
+	if reason := get(t, db, hostile.ID).BlockedReason; reason != "pin violated" {
+		t.Errorf("the first reason was replaced by %q", reason)
+	}
 	if get(t, db, hostile.ID).State != registry.Blocked || get(t, db, gone.ID).State != registry.Revoked || get(t, db, waiting.ID).State != registry.Pending {
 		t.Error("the restart undid it")
 	}
