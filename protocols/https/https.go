@@ -23,15 +23,17 @@ import (
 	"github.com/clawpatrol/clawpatrol/proxy"
 	"github.com/clawpatrol/clawpatrol/proxy/ca"
 	"github.com/clawpatrol/clawpatrol/proxy/egress"
+	"github.com/clawpatrol/clawpatrol/registry"
 )
 
 // Limits. docs/https.md lists them.
 const (
 	handshakeTimeout  = 10 * time.Second  // agent's TLS handshake; also dial and TLS handshake upstream
-	readHeaderTimeout = 10 * time.Second  // from the first byte of a request head to its last
+	readHeaderTimeout = 60 * time.Second  // a request head; nginx's client_header_timeout. The first one counts from the handshake
 	agentIdleTimeout  = 120 * time.Second // an agent's connection between requests
 	maxHeaderBytes    = 256 << 10         // head of a request, head of a response
 	maxStreams        = 250               // per HTTP/2 connection of an agent: SETTINGS_MAX_CONCURRENT_STREAMS
+	maxInFlight       = 4096              // requests of one registration at once
 	maxFlowConfigs    = 4096              // TLS configurations kept, one per registration and host
 )
 
@@ -55,7 +57,10 @@ type Handler struct {
 	pools   *pools
 	server  *http.Server
 	queue   *queue
-	serving sync.WaitGroup // the server's accept loop
+	load    load
+	stop    chan struct{}
+	ending  sync.Once
+	serving sync.WaitGroup // the server's accept loop, and tending the pools
 }
 
 // New returns a Handler; Close ends it.
@@ -87,6 +92,7 @@ func New(cfg Config) (*Handler, error) {
 		configs: lru[configKey, *tls.Config]{max: maxFlowConfigs},
 		pools:   newPools(dial),
 		queue:   newQueue(),
+		stop:    make(chan struct{}),
 	}
 	h.server = &http.Server{
 		Handler:                      http.HandlerFunc(h.serveRequest),
@@ -101,6 +107,7 @@ func New(cfg Config) (*Handler, error) {
 		HTTP2:    &http.HTTP2Config{MaxConcurrentStreams: maxStreams},
 	}
 	h.serving.Go(func() { _ = h.server.Serve(h.queue) })
+	h.serving.Go(func() { h.pools.tend(h.stop) })
 	return h, nil
 }
 
@@ -148,12 +155,42 @@ func (h *Handler) Serve(ctx context.Context, f *proxy.Flow) error {
 	return nil
 }
 
-// Close ends all connections, to agents and upstream, and waits for the accept
-// loop. Flows still being served end.
+// Close ends all connections, to agents and upstream, and waits for what New
+// started. Flows still being served end.
 func (h *Handler) Close() {
+	h.ending.Do(func() { close(h.stop) })
 	_ = h.server.Close()
 	h.serving.Wait()
 	h.pools.close()
+}
+
+// load counts the requests in flight, so that one registration cannot use up
+// what all share: memory, and sockets towards the world.
+type load struct {
+	mu sync.Mutex
+	of map[registry.ID]int // guarded by mu
+}
+
+// add admits one more request; false where the registration has maxInFlight.
+func (l *load) add(id registry.ID) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.of == nil {
+		l.of = make(map[registry.ID]int)
+	}
+	if l.of[id] >= maxInFlight {
+		return false
+	}
+	l.of[id]++
+	return true
+}
+
+func (l *load) remove(id registry.ID) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.of[id]--; l.of[id] == 0 {
+		delete(l.of, id)
+	}
 }
 
 // queue is the listener of the one http.Server: flows are pushed into it.

@@ -31,11 +31,12 @@ func slotHeader(c *policy.Credential) (string, error) {
 	return "", fmt.Errorf("credential %s has type %q, which https cannot carry", c.Ref(), c.Type)
 }
 
-// injection is a credential ready to be put into requests.
+// injection is a credential ready to be put into requests. It keeps what is
+// secret in closures, for the reason package secret gives.
 type injection struct {
-	header string // the field it owns
-	value  string // what goes there
-	bare   string // the secret alone, without the line break a paste left at its end
+	header string        // the field it owns
+	value  func() string // what goes there
+	bare   func() string // the secret alone, without the line break a paste left at its end
 }
 
 // prepare makes the injection of credential c with secret s. Errors name the
@@ -52,25 +53,27 @@ func prepare(c *policy.Credential, s secret.Secret) (injection, error) {
 			Reason: fmt.Sprintf("credential %s has an empty secret: an operator has to store it", c.Ref()),
 		}
 	}
-	in := injection{header: header, bare: bare}
+	value := bare
 	switch c.Type {
 	case "bearer":
-		in.value = "Bearer " + bare
+		value = "Bearer " + bare
 	case "basic":
 		// RFC 7617 section 2: the first colon ends the user-id.
 		if strings.Contains(c.Username, ":") || hasControl(c.Username) || hasControl(bare) {
 			return injection{}, fmt.Errorf("credential %s: its username or secret cannot stand in a Basic credential", c.Ref())
 		}
-		in.value = "Basic " + base64.StdEncoding.EncodeToString([]byte(c.Username+":"+bare))
-	default:
-		in.value = bare
+		value = "Basic " + base64.StdEncoding.EncodeToString([]byte(c.Username+":"+bare))
 	}
 	// RFC 9110 section 5.5: neither controls nor blanks at the ends, which the
 	// upstream would not see as part of the value.
-	if hasControl(in.value) || strings.TrimSpace(bare) != bare && c.Type != "basic" {
+	if hasControl(value) || strings.TrimSpace(bare) != bare && c.Type != "basic" {
 		return injection{}, fmt.Errorf("credential %s: its secret holds characters that cannot stand in a header", c.Ref())
 	}
-	return in, nil
+	return injection{
+		header: header,
+		value:  func() string { return value },
+		bare:   func() string { return bare },
+	}, nil
 }
 
 func hasControl(s string) bool {
@@ -86,7 +89,7 @@ func (in injection) into(h http.Header) {
 			delete(h, name)
 		}
 	}
-	h[in.header] = []string{in.value}
+	h[in.header] = []string{in.value()}
 }
 
 // sameField reports whether two field names are one to a server that ignores

@@ -92,28 +92,39 @@ func newPools(dial dialFunc) *pools {
 	return &pools{dial: dial, byID: lru[poolKey, *pool]{max: maxPools}}
 }
 
-// get returns the pool for key and stamp. The pool it replaces, those pushed
-// out and those long unused lose their idle connections; requests running on
-// them end undisturbed and their connections close after them.
+// get returns the pool for key and stamp. The pool it replaces and those pushed
+// out lose their idle connections; requests running on them end undisturbed and
+// their connections close after them.
 func (ps *pools) get(key poolKey, stamp poolStamp, endpoint *policy.Endpoint) *pool {
 	now := time.Now().UnixNano()
-	made := false
 	p, dropped := ps.byID.get(key, func(p *pool) bool { return p.stamp == stamp }, func() *pool {
-		made = true
 		p := ps.newPool(key, stamp, endpoint)
 		p.used.Store(now) // before it can be trimmed
 		return p
 	})
 	p.used.Store(now)
-	if made {
-		dropped = append(dropped, ps.byID.trim(func(p *pool) bool {
-			return now-p.used.Load() > int64(poolIdleTimeout)
-		})...)
-	}
 	for _, old := range dropped {
 		old.closeIdle()
 	}
 	return p
+}
+
+// tend drops the pools long unused, and the secrets they hold with them, until
+// stop is closed.
+func (ps *pools) tend(stop <-chan struct{}) {
+	tick := time.NewTicker(poolIdleTimeout / 4)
+	defer tick.Stop()
+	for {
+		select {
+		case <-stop:
+			return
+		case <-tick.C:
+		}
+		now := time.Now().UnixNano()
+		for _, old := range ps.byID.trim(func(p *pool) bool { return now-p.used.Load() > int64(poolIdleTimeout) }) {
+			old.closeIdle()
+		}
+	}
 }
 
 func (ps *pools) close() {

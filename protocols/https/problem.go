@@ -14,6 +14,7 @@ const (
 	codeMisdirected = "misdirected"         // 421: names another destination than the connection's
 	codeMethod      = "method_not_allowed"  // 405
 	codeTarget      = "bad_target"          // 400
+	codeLoad        = "too_many_requests"   // 503
 	codeInjection   = "injection_failed"    // 502
 	codeUpgrade     = "bad_upgrade"         // 502
 	codeAnswer      = "bad_upstream_answer" // 502
@@ -55,8 +56,11 @@ func (x *exchange) answer(status int, r *proxy.Refusal) {
 	h["Content-Length"] = []string{strconv.Itoa(len(body))}
 	h["Cache-Control"] = []string{"no-store"}
 	h["X-Clawpatrol-Verdict"] = []string{"deny"}
-	if status == http.StatusMethodNotAllowed {
+	switch status {
+	case http.StatusMethodNotAllowed:
 		h["Allow"] = []string{allowed}
+	case http.StatusServiceUnavailable:
+		h["Retry-After"] = []string{"1"}
 	}
 	if r.Code == proxy.CodePolicyChanged || x.conversation.draining() {
 		h["Connection"] = []string{"close"} // HTTP/2: GOAWAY

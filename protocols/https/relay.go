@@ -15,6 +15,10 @@ const (
 	// headPatience is how long the head of a response waits for the first bytes
 	// of its body, so that both go out in one write.
 	headPatience = time.Millisecond
+
+	// smallBody is how long a body may be for its head to wait for it: both fit
+	// net/http's write buffer.
+	smallBody = 2 << 10
 )
 
 var copyBuffers = sync.Pool{New: func() any { return new([copyBuffer]byte) }}
@@ -37,7 +41,8 @@ func (x *exchange) relay(resp *http.Response) {
 
 	f := flusher{control: x.control}
 	defer f.stop()
-	if resp.ContentLength != 0 && resp.Body != http.NoBody {
+	// A small body of known length is on its way with its head.
+	if resp.Body != http.NoBody && (resp.ContentLength < 0 || resp.ContentLength > smallBody) {
 		f.soon()
 	}
 	if err := x.copyBody(&f, resp.Body); err != nil {
@@ -91,7 +96,7 @@ func (x *exchange) copyBody(f *flusher, body io.Reader) error {
 			}
 		}
 		if err == io.EOF {
-			return nil
+			return x.r.Context().Err() // an agent that has left got nothing whole
 		}
 		if err != nil {
 			f.now()

@@ -55,7 +55,12 @@ func (h *Handler) serveRequest(w http.ResponseWriter, r *http.Request) {
 	c.restCame()
 	x := &exchange{handler: h, conversation: c, w: w, control: http.NewResponseController(w), r: r, status: "aborted"}
 	defer x.end()
-	x.run()
+	if id := c.flow.Registration; h.load.add(id) {
+		defer h.load.remove(id)
+		x.run()
+	} else {
+		x.refuse(http.StatusServiceUnavailable, codeLoad, "too many requests of this registration are running")
+	}
 }
 
 // end closes the books, whatever happened: panics stop at the request.

@@ -81,20 +81,21 @@ func newScrubber(in injection, placeholder string) *scrubber {
 // needlesOf returns what gives the secret away, folded to lower case, longest
 // first so that a whole value goes before a part of it.
 func needlesOf(in injection) []string {
-	needles := []string{foldString(in.bare)}
+	bare := in.bare()
+	needles := []string{foldString(bare)}
 	add := func(n string) {
 		if len(n) >= minFragment {
 			needles = append(needles, foldString(n))
 		}
 	}
-	if _, blob, ok := strings.Cut(in.value, " "); ok && blob != in.bare {
+	if _, blob, ok := strings.Cut(in.value(), " "); ok && blob != bare {
 		add(blob)                         // Basic's base64(user:secret)
 		add(strings.TrimRight(blob, "=")) // and unpadded
 	}
-	add(hex.EncodeToString([]byte(in.bare)))
+	add(hex.EncodeToString([]byte(bare)))
 	for _, encoding := range []*base64.Encoding{base64.RawStdEncoding, base64.RawURLEncoding} {
 		for shift := range 3 {
-			add(base64Core(encoding, in.bare, shift))
+			add(base64Core(encoding, bare, shift))
 		}
 	}
 	slices.SortFunc(needles, func(a, b string) int {
