@@ -153,6 +153,15 @@ func TestHost_JoinOverSSHIsNotCutOff(t *testing.T) {
 			t.Error(err)
 		}
 	}()
+	if err := lab.Eventually(ctx, 10*time.Second, func() error { // it listens after it has gone into the background
+		c, err := h.Dial(ctx, "tcp", "127.0.0.1:22")
+		if err != nil {
+			return err
+		}
+		return c.Close()
+	}); err != nil {
+		t.Fatal(err)
+	}
 	key, err := os.ReadFile(h.Path("/root/key"))
 	if err != nil {
 		t.Fatal(err)

@@ -82,7 +82,9 @@ func TestMainJob_GitCloneAndPush(t *testing.T) {
 // A gibibyte each way, while the gateway's memory stays where it was.
 func TestMainJob_GibibyteEachWayInBoundedMemory(t *testing.T) {
 	const size = 1 << 30
-	const ceiling = 160 << 20 // bytes of growth over both transfers, buffers and GC slack included
+	// Bytes of growth, less than half of one body. Most of it is wireguard-go's:
+	// each packet in flight lies in a buffer of 64 KiB, and a batch holds 128.
+	const ceiling = 448 << 20
 	want := fmt.Sprintf("%d %s", size, lab.PatternHash(size))
 	file := agent.Path("/root/gibibyte")
 	f, err := os.Create(file)

@@ -43,6 +43,8 @@ type gateway struct {
 	log    *slog.Logger
 	policy atomic.Pointer[policy.Policy]
 
+	replaced chan struct{} // the policy file was; holds one
+
 	db       *registry.DB
 	ca       *ca.CA
 	dialer   *egress.Dialer
@@ -67,19 +69,20 @@ type boundServer struct {
 // openGateway opens and binds everything that file asks for, in order, and
 // undoes what it did when a step fails.
 func openGateway(ctx context.Context, file string, stdout io.Writer, log *slog.Logger) (_ *gateway, err error) {
-	g := &gateway{file: file, stdout: stdout, log: log}
+	g := &gateway{file: file, stdout: stdout, log: log, replaced: make(chan struct{}, 1)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, g.close())
 		}
 	}()
 
-	if err := policy.CheckFile(file); err != nil {
-		return nil, fmt.Errorf("checking the policy file: %w", err)
+	if err := checkBinary(); err != nil {
+		return nil, err
 	}
-	pol, err := policy.Load(file, policy.Options{})
+	g.watchPolicy() // before the first reading, so that no replacement is missed
+	pol, err := loadPolicy(file)
 	if err != nil {
-		return nil, fmt.Errorf("loading the policy: %w", err)
+		return nil, err
 	}
 	g.policy.Store(pol)
 

@@ -5,25 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"os"
-	"os/signal"
-	"reflect"
-	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/clawpatrol/clawpatrol/policy"
 	"github.com/clawpatrol/clawpatrol/proxy"
 )
 
-const (
-	// drainTime bounds how long SIGTERM waits for running actions: under
-	// systemd's default TimeoutStopSec of 90 s.
-	drainTime = 30 * time.Second
-	// ownAddressRefresh is how often public_url is resolved again.
-	ownAddressRefresh = 5 * time.Minute
-)
+// drainTime bounds how long SIGTERM waits for running actions: under systemd's
+// default TimeoutStopSec of 90 s.
+const drainTime = 30 * time.Second
 
 // Serve runs the gateway until ctx ends, drains it, and closes it.
 func (g *gateway) Serve(ctx context.Context) error {
@@ -82,65 +73,4 @@ func (s boundServer) serve() error {
 		return fmt.Errorf("serving %s: %w", s.ln.Addr(), err)
 	}
 	return nil
-}
-
-// followPolicy reloads the policy on SIGHUP and when its file is replaced, and
-// keeps the gateway's own addresses current.
-func (g *gateway) followPolicy(ctx context.Context) error {
-	hup := make(chan os.Signal, 1)
-	signal.Notify(hup, syscall.SIGHUP)
-	defer signal.Stop(hup)
-
-	replaced := make(chan struct{}, 1)
-	watching, stop := context.WithCancel(ctx)
-	watched := make(chan struct{})
-	go func() {
-		defer close(watched)
-		policy.Watch(watching, g.file, func() {
-			select {
-			case replaced <- struct{}{}:
-			default: // a reload is due already
-			}
-		})
-	}()
-	defer func() { stop(); <-watched }()
-
-	refresh := time.NewTicker(ownAddressRefresh)
-	defer refresh.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-hup:
-			g.reload(ctx)
-		case <-replaced:
-			g.reload(ctx)
-		case <-refresh.C:
-			g.dialer.SetRules(g.egressRules(ctx, g.policy.Load()))
-		}
-	}
-}
-
-// reload puts a changed policy file in force. One that does not compile changes
-// nothing (I18).
-func (g *gateway) reload(ctx context.Context) {
-	err := policy.CheckFile(g.file)
-	var next *policy.Policy
-	if err == nil {
-		next, err = policy.Load(g.file, policy.Options{})
-	}
-	if err != nil {
-		g.log.Error("policy not reloaded: the old one stays in force", "err", err)
-		return
-	}
-	now := g.policy.Load()
-	if !reflect.DeepEqual(now.Gateway, next.Gateway) || !reflect.DeepEqual(now.WireGuard, next.WireGuard) {
-		g.log.Warn("the gateway and wireguard blocks take effect at the next start only")
-		// What is bound and enrolled stays described by what is in force.
-		next.Gateway, next.WireGuard = now.Gateway, now.WireGuard
-	}
-	g.dialer.SetRules(g.egressRules(ctx, next))
-	g.policy.Store(next)
-	g.proxy.SetPolicy(next)
-	g.log.Info("policy reloaded", "endpoints", len(next.Endpoints), "credentials", len(next.Credentials), "profiles", len(next.Profiles))
 }

@@ -41,7 +41,7 @@ type Config struct {
 
 // Lab is a running lab. The world routes between all hosts.
 type Lab struct {
-	Bin     string
+	Bin     string // where it is installed on the hosts
 	Gateway *Host
 	World   *Host
 	Agents  []*Host
@@ -57,7 +57,7 @@ func New(ctx context.Context, cfg Config) (_ *Lab, err error) {
 	if os.Geteuid() != 0 {
 		return nil, errors.New("the lab needs root: it makes network namespaces")
 	}
-	l := &Lab{Bin: cfg.Bin, log: &lockedWriter{w: cfg.Log}}
+	l := &Lab{Bin: "/usr/local/bin/clawpatrol", log: &lockedWriter{w: cfg.Log}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, l.Close())
@@ -78,6 +78,13 @@ func New(ctx context.Context, cfg Config) (_ *Lab, err error) {
 	if l.Gateway, err = l.newHost(ctx, "gateway"); err != nil {
 		return nil, err
 	}
+	// A stock Debian lets every group use ping sockets; a new namespace does not.
+	if err := l.Gateway.Script(ctx, "sysctl -qw 'net.ipv4.ping_group_range=0 2147483647'"); err != nil {
+		return nil, err
+	}
+	if err := l.install(ctx, l.Gateway, cfg.Bin); err != nil {
+		return nil, err
+	}
 	if err := l.link(ctx, l.Gateway, "203.0.113", "2001:db8:200:"); err != nil {
 		return nil, err
 	}
@@ -89,7 +96,7 @@ func New(ctx context.Context, cfg Config) (_ *Lab, err error) {
 		if err := l.link(ctx, h, fmt.Sprintf("198.51.%d", 100+i), fmt.Sprintf("2001:db8:10%d:", i)); err != nil {
 			return nil, err
 		}
-		if err := l.PKI.Trust(ctx, h); err != nil {
+		if err := errors.Join(l.PKI.Trust(ctx, h), l.install(ctx, h, cfg.Bin)); err != nil {
 			return nil, err
 		}
 		l.Agents = append(l.Agents, h)
@@ -99,6 +106,15 @@ func New(ctx context.Context, cfg Config) (_ *Lab, err error) {
 	}
 	l.Names.Set(GatewayHost, GatewayIPv4, GatewayIPv6)
 	return l, nil
+}
+
+// install copies the program to where a person would. Without one (a lab for its
+// own sake) there is nothing to copy.
+func (l *Lab) install(ctx context.Context, h *Host, bin string) error {
+	if bin == "" {
+		return nil
+	}
+	return h.Script(ctx, "install -m 755 "+Quote(bin)+" "+l.Bin)
 }
 
 // link connects h to the world: h is .2 (::2) of the two prefixes, the world .1
