@@ -180,6 +180,36 @@ func TestI17_KilledAtAnyInstantLosesNothingAcknowledged(t *testing.T) {
 	}
 }
 
+// The first start makes a directory, a key, a file and a schema. Wherever it is
+// killed, the next one finds its way.
+func TestI17_KilledDuringTheFirstStart(t *testing.T) {
+	for range 12 {
+		dir := stateDir(t)
+		cmd := exec.CommandContext(t.Context(), os.Args[0])
+		cmd.Env = append(os.Environ(), crashDir+"="+dir)
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		stage := []string{"", "clawpatrol.lock", "clawpatrol.db", "clawpatrol.db-wal", "master.key"}[mathrand.IntN(5)]
+		eventually(t, "the start comes as far as "+stage, func() bool {
+			_, err := os.Stat(filepath.Join(dir, stage))
+			return err == nil
+		})
+		if err := cmd.Process.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		_ = cmd.Wait() // killed, as it should be
+		db, err := registry.Open(t.Context(), config(dir, nil))
+		if err != nil {
+			t.Fatalf("killed at %q: %v", stage, err)
+		}
+		approved(t, db)
+		if err := db.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // killed runs changeForever until it has made one round and some time more,
 // kills it, and returns what it had said.
 func killed(t *testing.T, dir string, more time.Duration) (lines []string) {
