@@ -181,6 +181,22 @@ func TestI09_ResolversThatEgressRefusesAreNotAsked(t *testing.T) {
 	}
 }
 
+// One reply is one message, so a transfer would arrive cut short and look whole.
+func TestDNS_ZoneTransfersAreRefused(t *testing.T) {
+	h := build(t, nil)
+	h.refuse = open
+	for _, qtype := range []uint16{mdns.TypeAXFR, mdns.TypeIXFR} {
+		m, err := h.tryAs(t, dns.Query{Registration: "r1", Server: netip.MustParseAddrPort("192.0.2.53:53"), TCP: true}, question("example.org", qtype))
+		if err != nil {
+			t.Fatal(err)
+		}
+		wantRcode(t, m, mdns.RcodeRefused)
+	}
+	if len(h.dialled) > 0 {
+		t.Errorf("dialled %v", h.dialled)
+	}
+}
+
 func TestDNS_OtherResolversThatDoNotAnswer(t *testing.T) {
 	h := build(t, nil)
 	h.refuse = open

@@ -304,4 +304,3 @@ func TestDNS_ConfigWithoutPartsRefuses(t *testing.T) {
 		}
 	}
 }
-

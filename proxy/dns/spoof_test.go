@@ -139,4 +139,3 @@ func TestDNS_MalformedAnswersAreFailures(t *testing.T) {
 	h := build(t, nil, func(c *dns.Config) { c.Upstream = func() []netip.AddrPort { return []netip.AddrPort{upstream} } })
 	wantRcode(t, h.ask(t, nil, gateway, question("a.example.org", mdns.TypeA)), mdns.RcodeServerFailure)
 }
-
