@@ -30,12 +30,6 @@ const (
 	wait  = 10 * time.Second
 )
 
-// TestMain silences what main silences: see https.New.
-func TestMain(m *testing.M) {
-	log.SetOutput(io.Discard)
-	os.Exit(m.Run())
-}
-
 // lab is the real data path around the handler, and an upstream with a
 // certificate for host from a CA of its own.
 type lab struct {

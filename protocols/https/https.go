@@ -7,6 +7,7 @@
 package https
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -63,12 +64,8 @@ type Handler struct {
 	serving sync.WaitGroup // the server's accept loop, and tending the pools
 }
 
-// New returns a Handler; Close ends it.
-//
-// net/http prints the first bytes of an unasked-for upstream response through
-// the standard library's log package, and such bytes may echo a secret (I02):
-// the program that calls New must not let that logger write anywhere. main
-// calls log.SetOutput(io.Discard) for it.
+// New returns a Handler; Close ends it. It also takes one message out of the
+// standard library's log: see quiet.
 func New(cfg Config) (*Handler, error) {
 	if cfg.CA == nil {
 		return nil, errors.New("https: no CA given")
@@ -105,6 +102,11 @@ func New(cfg Config) (*Handler, error) {
 		// What net/http has to say quotes what agents sent.
 		ErrorLog: log.New(io.Discard, "", 0),
 		HTTP2:    &http.HTTP2Config{MaxConcurrentStreams: maxStreams},
+	}
+	if out := log.Writer(); out != nil {
+		if _, done := out.(quiet); !done {
+			log.SetOutput(quiet{out})
+		}
 	}
 	h.serving.Go(func() { _ = h.server.Serve(h.queue) })
 	h.serving.Go(func() { h.pools.tend(h.stop) })
@@ -162,6 +164,18 @@ func (h *Handler) Close() {
 	_ = h.server.Close()
 	h.serving.Wait()
 	h.pools.close()
+}
+
+// quiet is the output of the standard library's logger without one message:
+// net/http.Transport prints there, and nowhere else, what an upstream sent
+// unasked, and that may echo a secret (I02).
+type quiet struct{ io.Writer }
+
+func (q quiet) Write(p []byte) (int, error) {
+	if bytes.Contains(p, []byte("Unsolicited response received on idle HTTP channel")) {
+		return len(p), nil
+	}
+	return q.Writer.Write(p)
 }
 
 // load counts the requests in flight, so that one registration cannot use up

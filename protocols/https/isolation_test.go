@@ -6,10 +6,12 @@ import (
 	"encoding/base64"
 	"fmt"
 	"io"
+	"log"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -281,6 +283,9 @@ func rude(t *testing.T, l *lab) string {
 }
 
 func TestI02_NoSecretInLogsErrorsAndActions(t *testing.T) {
+	var standard logBuffer
+	log.SetOutput(&standard)
+	t.Cleanup(func() { log.SetOutput(os.Stderr) })
 	l := newWorld(t)
 	l.start(l.endpointAt("api", rude(t, l), host) + `
 		credential "bearer" "token" { endpoint = https.api }
@@ -303,12 +308,16 @@ func TestI02_NoSecretInLogsErrorsAndActions(t *testing.T) {
 	for _, row := range l.Actions(id) {
 		fmt.Fprintf(&got, "%+v %+v\n", row.Action, row.Result)
 	}
-	for what, text := range map[string]string{"the agent or the action log": got.String(), "the handler's log": l.said.String(), "the gateway's log": l.Log()} {
+	for what, text := range map[string]string{"the agent or the action log": got.String(), "the handler's log": l.said.String(), "the gateway's log": l.Log(), "the standard log": standard.String()} {
 		for _, form := range []string{token, strings.ToLower(token), base64.StdEncoding.EncodeToString([]byte(token))} {
 			if strings.Contains(strings.ToLower(text), strings.ToLower(form)) {
 				t.Errorf("%s shows the secret: %s", what, text)
 			}
 		}
+	}
+	log.Print("and the rest of the standard log is kept")
+	if !strings.Contains(standard.String(), "the rest of") {
+		t.Error("the standard log is silenced altogether")
 	}
 	if !strings.Contains(l.said.String(), "upstream failed") {
 		t.Error("nothing was logged, so nothing was proven")

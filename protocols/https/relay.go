@@ -45,7 +45,11 @@ func (x *exchange) relay(resp *http.Response) {
 	if resp.Body != http.NoBody && (resp.ContentLength < 0 || resp.ContentLength > smallBody) {
 		f.soon()
 	}
-	if err := x.copyBody(&f, resp.Body); err != nil {
+	err := x.copyBody(&f, resp.Body)
+	if err == nil && x.out != resp.ContentLength {
+		err = x.r.Context().Err() // an agent that has left did not get it whole
+	}
+	if err != nil {
 		x.status = code + " aborted"
 		f.stop()
 		// A cut body must not look whole: the connection or stream is reset.
@@ -96,7 +100,7 @@ func (x *exchange) copyBody(f *flusher, body io.Reader) error {
 			}
 		}
 		if err == io.EOF {
-			return x.r.Context().Err() // an agent that has left got nothing whole
+			return nil
 		}
 		if err != nil {
 			f.now()
