@@ -28,7 +28,7 @@ var mayImport = map[string][]string{
 	"proxy/egress":     {},
 	"proxy/dns":        {"policy", "registry"},
 	"proxy":            {"policy", "registry", "secret", "proxy/dns", "proxy/egress", "proxy/wireguard"},
-	"protocols":        {"policy", "proxy/ca"},
+	"protocols":        {"policy", "proxy/ca", "proxy/egress"},
 	"protocols/https":  {"policy", "registry", "secret", "protocols", "proxy", "proxy/ca", "proxy/egress"},
 	"enrolment/public": {"enrolment", "policy", "registry", "secret"},
 

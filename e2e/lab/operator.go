@@ -223,3 +223,20 @@ func (o *Operator) raw(ctx context.Context, method, path, host string, header ht
 	}
 	return resp, resp.Body.Close()
 }
+
+// FirstRun chooses the root password of a gateway that has none, and logs in.
+func (l *Lab) FirstRun(ctx context.Context, addr, password string) (*Operator, error) {
+	o := newOperator(l.Gateway, addr, password)
+	b, err := json.Marshal(map[string]string{"password": password})
+	if err != nil {
+		return nil, err
+	}
+	resp, err := o.raw(ctx, "POST", "/api/setup", "", http.Header{"Content-Type": {"application/json"}}, bytes.NewReader(b))
+	if err != nil {
+		return nil, err
+	}
+	if resp.StatusCode/100 != 2 {
+		return nil, fmt.Errorf("setting up: %s", resp.Status)
+	}
+	return o, o.startSession(ctx)
+}
