@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"net/netip"
+	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
@@ -24,4 +25,17 @@ func DialTCP(ctx context.Context, t *Tunnel, from netip.Addr, to netip.AddrPort)
 	return gonet.DialTCPWithBind(ctx, t.stack,
 		tcpip.FullAddress{NIC: nicVerified, Addr: toAddress(from)},
 		tcpip.FullAddress{NIC: nicVerified, Addr: toAddress(to.Addr()), Port: to.Port()}, network)
+}
+
+// KeepAlive returns c's keep-alive settings; idle is zero when it is off.
+func KeepAlive(c *Conn) (idle, interval time.Duration, count int) {
+	if !c.ep.SocketOptions().GetKeepAlive() {
+		return 0, 0, 0
+	}
+	var i tcpip.KeepaliveIdleOption
+	var v tcpip.KeepaliveIntervalOption
+	_ = c.ep.GetSockOpt(&i)
+	_ = c.ep.GetSockOpt(&v)
+	count, _ = c.ep.GetSockOptInt(tcpip.KeepaliveCountOption)
+	return time.Duration(i), time.Duration(v), count
 }

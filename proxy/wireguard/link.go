@@ -46,7 +46,7 @@ type link struct {
 	events  chan tun.Event
 	gro     sync.Pool   // *gro.GRO
 	pending *segmenter  // owned by the one goroutine that calls Read
-	sent    atomic.Bool // something was sent since the last session poll
+	active  atomic.Bool // there was traffic since the last session poll
 }
 
 func newLink(mtu int, t *Tunnel) *link {
@@ -183,7 +183,9 @@ func (l *link) Write(bufs [][]byte, offset int) (int, error) {
 			l.tunnel.counters.unsupported.Add(1)
 			continue
 		}
-		sender.heard(sinceStart())
+		if sender.heard(sinceStart()) {
+			l.active.Store(true)
+		}
 		packet := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithData(in.bytes)})
 		packet.NetworkProtocolNumber = in.protocol()
 		switch {
@@ -235,8 +237,8 @@ func (l *link) send(packet *stack.PacketBuffer) tcpip.Error {
 		t.counters.noSession.Add(1)
 		return nil
 	}
-	if !l.sent.Load() {
-		l.sent.Store(true)
+	if !l.active.Load() {
+		l.active.Store(true)
 	}
 	packet.IncRef()
 	if packet.TransportProtocolNumber != header.TCPProtocolNumber {

@@ -37,11 +37,14 @@ var start = time.Now()
 
 func sinceStart() int64 { return int64(time.Since(start)) }
 
-// heard notes a packet from the peer.
-func (p *peer) heard(now int64) {
-	if now >= p.sessionUntil.Load() {
-		p.sessionUntil.Store(now + int64(sessionGrace))
+// heard notes a packet from the peer, and reports whether it came under a
+// session that was not known.
+func (p *peer) heard(now int64) (news bool) {
+	if now < p.sessionUntil.Load() {
+		return false
 	}
+	p.sessionUntil.Store(now + int64(sessionGrace))
+	return true
 }
 
 // maySend reports whether packets for the peer may be handed to the device.
@@ -73,7 +76,7 @@ func (t *Tunnel) watchSessions() {
 		case <-t.ctx.Done():
 			return
 		case <-tick.C:
-			if t.link.sent.Swap(false) {
+			if t.link.active.Swap(false) {
 				t.learnSessions()
 			}
 		}

@@ -254,6 +254,20 @@ func TestLargeTransfersArriveIntact(t *testing.T) {
 	}
 }
 
+func TestAcceptedConnectionsAreKeptAlive(t *testing.T) {
+	handler, conns := handOver()
+	gw := open(t, wireguard.Config{TCP: handler})
+	a := newAgent(t, gw, 1)
+	setPeers(t, gw, a)
+	a.dial(t, "192.0.2.1:80")
+	in := within(t, "connection", conns)
+	defer in.Close()
+	idle, interval, count := wireguard.KeepAlive(in)
+	if idle <= 0 || idle+time.Duration(count)*interval > 2*time.Minute {
+		t.Errorf("keep-alive after %v, then %d times every %v: a dead agent is noticed after more than two minutes", idle, count, interval)
+	}
+}
+
 // Beyond the first connections of an agent buffers are small: all must still
 // carry data, and more of it than a buffer holds.
 func TestManyConnectionsAtOnce(t *testing.T) {
