@@ -68,7 +68,9 @@ type Resolver struct {
 	health  health
 	host    hostResolvers
 
-	complain rate.Sometimes // of what an agent could cause at will
+	// What agents could fill the log with is said once a minute.
+	complainVirtual  rate.Sometimes
+	complainUpstream rate.Sometimes
 }
 
 // New returns a Resolver.
@@ -100,11 +102,12 @@ func New(cfg Config) *Resolver {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	return &Resolver{
-		cfg:      cfg,
-		cache:    newCache(),
-		limit:    newLimiter(),
-		host:     hostResolvers{path: cfg.ResolvConf},
-		complain: rate.Sometimes{Interval: time.Minute},
+		cfg:              cfg,
+		cache:            newCache(),
+		limit:            newLimiter(),
+		host:             hostResolvers{path: cfg.ResolvConf},
+		complainVirtual:  rate.Sometimes{Interval: time.Minute},
+		complainUpstream: rate.Sometimes{Interval: time.Minute},
 	}
 }
 

@@ -9,27 +9,28 @@ import (
 	"io"
 	"net"
 	"net/netip"
-	"sync"
 	"time"
 )
 
-// maxStray is how many datagrams that answer something else are passed over:
-// more is somebody guessing ids (RFC 5452, section 9.2).
-const maxStray = 16
-
-var (
-	errStray = errors.New("dns: too many answers to other questions")
-
-	buffers = sync.Pool{New: func() any { return new([maxMessage]byte) }}
+const (
+	// maxStray is how many datagrams that answer something else are passed
+	// over: more is somebody guessing ids (RFC 5452, section 9.2).
+	maxStray = 16
+	// minBuffer is room for every answer that was not asked to be larger: what
+	// some resolvers send unasked included.
+	minBuffer = 4096
 )
+
+var errStray = errors.New("dns: too many answers to other questions")
 
 // dialFunc connects to a resolver over "udp" or "tcp".
 type dialFunc func(ctx context.Context, network string, server netip.AddrPort) (net.Conn, error)
 
 // exchange sends msg and returns the answer that matches; both are wire format.
 // Each exchange has its own socket and so its own random port (RFC 5452,
-// section 9.2). It ends with ctx.
-func exchange(ctx context.Context, dial dialFunc, network string, server netip.AddrPort, msg []byte) ([]byte, error) {
+// section 9.2). size is the largest datagram that msg asks for; more than that
+// is not an answer to it. It ends with ctx.
+func exchange(ctx context.Context, dial dialFunc, network string, server netip.AddrPort, msg []byte, size int) ([]byte, error) {
 	conn, err := dial(ctx, network, server)
 	if err != nil {
 		return nil, err
@@ -47,15 +48,14 @@ func exchange(ctx context.Context, dial dialFunc, network string, server netip.A
 	if _, err := conn.Write(msg); err != nil {
 		return nil, err
 	}
-	buf := buffers.Get().(*[maxMessage]byte)
-	defer buffers.Put(buf)
+	buf := make([]byte, max(size, minBuffer)+1) // one more, to tell what was cut off
 	for range maxStray {
-		n, err := conn.Read(buf[:])
+		n, err := conn.Read(buf)
 		if err != nil {
 			return nil, err
 		}
-		if answers(buf[:n], msg) {
-			return bytes.Clone(buf[:n]), nil
+		if n < len(buf) && answers(buf[:n], msg) {
+			return buf[:n], nil
 		}
 	}
 	return nil, errStray

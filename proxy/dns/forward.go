@@ -32,7 +32,7 @@ func (r *Resolver) forward(ctx context.Context, q Query, p *query) ([]byte, erro
 	}
 	asking, cancel := context.WithTimeout(ctx, forwardTimeout)
 	defer cancel()
-	reply, err := exchange(asking, r.cfg.Dial, network, q.Server, q.Message)
+	reply, err := exchange(asking, r.cfg.Dial, network, q.Server, q.Message, int(p.udpSize))
 	if err == nil {
 		return reply, nil
 	}

@@ -102,11 +102,16 @@ func TestDNS_OtherResolversAreAskedAndAnswerUnchanged(t *testing.T) {
 		reply := bytes.Clone(q)
 		reply[2] |= 0x80 | 0x04
 		reply[3] |= 0x80 | 0x40 | 0x20 | 0x10
+		if reply[len(reply)-8] == 0xff { // it takes 65535 bytes
+			reply = append(reply, make([]byte, 50_000)...)
+		}
 		return append(reply, bytes.Repeat([]byte(transport), 1000)...)
 	}
 	s := startWireServer(t, garnish)
 	h := build(t, nil)
 	h.refuse = open
+	large := question("www.example.org", mdns.TypeTXT)
+	large.SetEdns0(65535, false)
 	base := question("WwW.eXample.org", mdns.TypeA)
 	base.SetEdns0(4000, true)
 	base.IsEdns0().Option = append(base.IsEdns0().Option, &mdns.EDNS0_LOCAL{Code: 65001, Data: []byte("cookie")})
@@ -118,7 +123,7 @@ func TestDNS_OtherResolversAreAskedAndAnswerUnchanged(t *testing.T) {
 	future.IsEdns0().SetVersion(1)
 	scope := scopeOf("api.example.com")
 	for name, msg := range map[string]*mdns.Msg{
-		"a query": base, "chaos": chaos, "update": update, "a later EDNS": future, "ANY": question("example.org", mdns.TypeANY), "localhost": question("localhost", mdns.TypeA),
+		"a query": base, "a large answer": large, "chaos": chaos, "update": update, "a later EDNS": future, "ANY": question("example.org", mdns.TypeANY), "localhost": question("localhost", mdns.TypeA),
 		"unknown type": question("example.org", 65280), "service binding": question("_443._https.example.org", mdns.TypeHTTPS),
 	} {
 		wire, err := msg.Pack()

@@ -48,6 +48,7 @@ func (r *Resolver) resolve(ctx context.Context, id registry.ID, p *query) (*entr
 				if over := ended(ctx); over != nil {
 					return nil, over
 				}
+				r.complainUpstream.Do(func() { r.cfg.Log.Warn("the resolvers gave no answer", "err", err) })
 				e = failure(err, r.cfg.Now())
 			}
 			r.cache.put(key, e)
@@ -161,7 +162,7 @@ var (
 func (r *Resolver) try(ctx context.Context, network string, server netip.AddrPort, key cacheKey, edns bool) (*entry, error) {
 	ctx, cancel := context.WithTimeout(ctx, tryTimeout)
 	defer cancel()
-	reply, err := exchange(ctx, dialUpstream, network, server, key.query(edns))
+	reply, err := exchange(ctx, dialUpstream, network, server, key.query(edns), maxUDP)
 	if err != nil {
 		return nil, err
 	}

@@ -42,12 +42,12 @@ func (r *Resolver) answerHost(ctx context.Context, q Query, p *query, host strin
 		case ended(ctx) != nil:
 			return nil, ended(ctx)
 		case errors.Is(err, registry.ErrTableFull):
-			r.complain.Do(func() {
+			r.complainVirtual.Do(func() {
 				r.cfg.Log.Warn("no virtual address left", "registration", q.Registration, "host", host)
 			})
 			return p.fail(dns.RcodeRefused, edePolicy("no virtual address left for this registration")), nil
 		case err != nil:
-			r.complain.Do(func() {
+			r.complainVirtual.Do(func() {
 				r.cfg.Log.Error("virtual address", "registration", q.Registration, "host", host, "err", err)
 			})
 			return p.fail(dns.RcodeServerFailure, nil), nil
