@@ -1,10 +1,12 @@
 package wireguard
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 
 	"gvisor.dev/gvisor/pkg/buffer"
+	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/checksum"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
@@ -101,7 +103,7 @@ func (t *Tunnel) sendError(d Disposition, offending *stack.PacketBuffer) {
 	if offending.NetworkProtocolNumber == header.IPv4ProtocolNumber {
 		answer = error4(d, ip, head, data)
 	} else {
-		answer = error6(d, ip, head, data)
+		answer = error6(d, offending.TransportProtocolNumber, ip, head, data)
 	}
 	in, verdict := parse(answer)
 	if verdict != plausible {
@@ -138,9 +140,14 @@ func error4(d Disposition, ip, head, data []byte) []byte {
 	if len(ip) < header.IPv4MinimumSize {
 		return nil
 	}
+	// Netstack changes the header of what it puts together from fragments, but
+	// not its checksum.
+	quoted := header.IPv4(bytes.Clone(ip))
+	quoted.SetChecksum(0)
+	quoted.SetChecksum(^quoted.CalculateChecksum())
 	const fixed = header.IPv4MinimumSize + icmpHeaderLen
 	b := make([]byte, fixed, maxError4)
-	b = fill(fill(fill(b, ip), head), data)
+	b = fill(fill(fill(b, quoted), head), data)
 	b[fixed-icmpHeaderLen], b[fixed-icmpHeaderLen+1] = icmp4Unreachable, byte(code)
 	checksum.Put(b[header.IPv4MinimumSize+icmpChecksumOffset:], ^checksum.Checksum(b[header.IPv4MinimumSize:], 0))
 	offending := header.IPv4(ip)
@@ -156,10 +163,10 @@ func error4(d Disposition, ip, head, data []byte) []byte {
 	return b
 }
 
-// error6 is a whole ICMPv6 destination unreachable (RFC 4443 section 3.1). The
-// quote has no fragment header: of a packet that came in fragments it is the
-// first, with the rest of the packet after it.
-func error6(d Disposition, ip, head, data []byte) []byte {
+// error6 is a whole ICMPv6 destination unreachable (RFC 4443 section 3.1).
+// transport is what the packet carried: one that netstack put together still has
+// the fragment header of its first fragment in ip, which the quote leaves out.
+func error6(d Disposition, transport tcpip.TransportProtocolNumber, ip, head, data []byte) []byte {
 	code := header.ICMPv6Prohibited
 	switch d {
 	case PortUnreachable:
@@ -170,9 +177,12 @@ func error6(d Disposition, ip, head, data []byte) []byte {
 	if len(ip) < header.IPv6MinimumSize {
 		return nil
 	}
+	quoted := header.IPv6(bytes.Clone(ip[:header.IPv6MinimumSize]))
+	quoted.SetNextHeader(uint8(transport))
+	quoted.SetPayloadLength(uint16(len(head) + len(data)))
 	const fixed = header.IPv6MinimumSize + icmpHeaderLen
 	b := make([]byte, fixed, maxError6)
-	b = fill(fill(fill(b, ip), head), data)
+	b = fill(fill(fill(b, quoted), head), data)
 	b[header.IPv6MinimumSize], b[header.IPv6MinimumSize+1] = icmp6Unreachable, byte(code)
 	offending := header.IPv6(ip)
 	header.IPv6(b).Encode(&header.IPv6Fields{
