@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -176,6 +178,65 @@ func setProfiles(t *testing.T, k *proxytest.Kit, id registry.ID, profiles ...str
 	t.Helper()
 	if err := k.DB.SetProfiles(t.Context(), id, profiles); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestI07_ChangeBetweenAcceptingAndServing: the agent's handshake stands between
+// the two, and may take its time.
+func TestI07_ChangeBetweenAcceptingAndServing(t *testing.T) {
+	up := upstream(t, echo)
+	for name, dst := range map[string]func(*proxytest.Kit, registry.ID) netip.AddrPort{
+		"endpoint": func(k *proxytest.Kit, id registry.ID) netip.AddrPort { return k.Virtual(id, "api.test", 443) },
+		"splice":   func(*proxytest.Kit, registry.ID) netip.AddrPort { return up },
+		"peek":     func(*proxytest.Kit, registry.ID) netip.AddrPort { return addrPort("127.0.0.1:443") },
+		"dns": func(k *proxytest.Kit, _ registry.ID) netip.AddrPort {
+			return netip.AddrPortFrom(k.DB.Resolvers()[0], 53)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			k := proxytest.New(t, reaching(443, up))
+			k.Handler = handler(func(context.Context, *proxy.Flow) error {
+				t.Error("a handler is asked")
+				return nil
+			})
+			id := k.Approve("a", "red")
+			serve, ok := k.Proxy.TCP(t.Context(), k.Source(id, false), dst(k, id))
+			if !ok {
+				t.Fatal("refused")
+			}
+			if err := k.DB.Block(t.Context(), id, "test"); err != nil {
+				t.Fatal(err)
+			}
+			agent, gateway := net.Pipe()
+			go func() { _, _ = agent.Write([]byte("x")) }()
+			serve(gateway) // returns at once
+			if n, err := agent.Read(make([]byte, 1)); n > 0 || err == nil {
+				t.Error("the agent is answered")
+			}
+			if n := k.Proxy.Counters().Flows; n != 0 {
+				t.Errorf("%d flows, want none", n)
+			}
+			if rows := k.Actions(id); len(rows) != 0 {
+				t.Errorf("logged %+v", rows)
+			}
+		})
+	}
+}
+
+func TestI07_NoDNSAnswerToWhoeverWasBlockedMeanwhile(t *testing.T) {
+	hold := make(chan struct{})
+	k := proxytest.New(t, reaching(443)+asking(resolver(t, hold)))
+	id, answers := k.Approve("a", "red"), record(k)
+	k.Proxy.UDP(k.Source(id, false), netip.AddrPortFrom(k.DB.Resolvers()[0], 53), query(t, "slow.test."))
+	if err := k.DB.Block(t.Context(), id, "test"); err != nil {
+		t.Fatal(err)
+	}
+	close(hold)
+	if err := k.Proxy.Shutdown(context.Background()); err != nil { // waits for the query
+		t.Fatal(err)
+	}
+	if n := answers.len(); n != 0 {
+		t.Errorf("%d answers, want none", n)
 	}
 }
 
