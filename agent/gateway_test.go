@@ -16,6 +16,7 @@ import (
 	"encoding/pem"
 	"fmt"
 	"io"
+	"log"
 	"math/big"
 	"net"
 	"net/http"
@@ -167,7 +168,7 @@ func newTestGateway(t *testing.T, ns *netns.NsHandle, addrs ...string) *testGate
 	g.pub = g.startWireGuard(ns)
 	leaf := g.ca.leaf(t, append([]string{"gw.example.net"}, addrs...)...)
 	tlsConfig := &tls.Config{Certificates: []tls.Certificate{leaf.chain(g.ca)}}
-	g.srv = &http.Server{Handler: http.HandlerFunc(g.serve), ErrorLog: nil}
+	g.srv = &http.Server{Handler: http.HandlerFunc(g.serve), ErrorLog: log.New(io.Discard, "", 0)}
 	port := "0"
 	for _, a := range addrs {
 		var ln net.Listener

@@ -329,7 +329,7 @@ func (s *session) explain(err error) error {
 			"add --ca-fingerprint sha256:HEX, which the gateway prints as it starts")
 	case errors.As(err, &invalid) || errors.As(err, &unknown):
 		return withHint(fmt.Errorf("verifying the gateway: %w", err), "somebody may be between this host and the gateway; compare the fingerprint")
-	case errors.As(err, &plain):
+	case errors.As(err, &plain) || errors.Is(err, http.ErrSchemeMismatch):
 		return withHint(fmt.Errorf("verifying the gateway: %s does not speak TLS", s.url.Host), "is the port that of the gateway's public listener (gateway.listen)?")
 	}
 	return withHint(fmt.Errorf("reaching the gateway at %s: %w: %w", s.url.Host, errUnreachable, err),
