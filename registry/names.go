@@ -67,10 +67,7 @@ func blank(r rune) bool {
 // towards alike, which costs the operator a user code.
 func skeleton(name string) string {
 	var b strings.Builder
-	for _, r := range norm.NFKD.String(name) {
-		if unicode.IsMark(r) {
-			continue
-		}
+	for _, r := range norm.NFKD.String(name) { // which takes accents apart
 		r = unicode.ToLower(unicode.ToUpper(r))
 		if latin, ok := confusable[r]; ok {
 			r = latin
