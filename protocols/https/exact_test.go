@@ -145,6 +145,11 @@ func TestNothingIsAddedOrLost(t *testing.T) {
 			"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n",
 			"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi", // all of it was there: a length says as much
 		}, {
+			"Expect without a body",
+			"GET / HTTP/1.1\r\nHost: api.example.com\r\nExpect: 100-continue\r\n\r\n",
+			"GET / HTTP/1.1\r\nHost: api.example.com\r\n" + auth + "\r\n\r\n",
+			ok, ok,
+		}, {
 			"GET with a body",
 			"GET /x HTTP/1.1\r\nHost: api.example.com\r\nContent-Length: 2\r\n\r\nhi",
 			"GET /x HTTP/1.1\r\nHost: api.example.com\r\nContent-Length: 2\r\n" + auth + "\r\n\r\nhi",

@@ -292,6 +292,30 @@ func TestAgentThatLeavesEndsTheRequestUpstream(t *testing.T) {
 	})
 }
 
+func TestAgentThatLeavesBeforeTheAnswer(t *testing.T) {
+	asked, gone := make(chan struct{}, 2), make(chan struct{}, 2)
+	l := newLab(t, func(w http.ResponseWriter, r *http.Request) {
+		asked <- struct{}{}
+		<-r.Context().Done()
+		gone <- struct{}{}
+	})
+	id := l.Approve("a", "ci")
+	versions(t, func(t *testing.T, h2 bool) {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		req, err := http.NewRequestWithContext(ctx, "GET", "https://"+host+"/", nil)
+		must(t, err)
+		go func() { <-asked; cancel() }()
+		if resp, err := l.agent(id, h2).Do(req); err == nil {
+			t.Errorf("answered %s", resp.Status)
+		}
+		<-gone
+		if s := l.lastStatus(id); s != "aborted" {
+			t.Errorf("logged as %q", s)
+		}
+	})
+}
+
 func TestRevokedRegistrationIsCutOffMidStream(t *testing.T) {
 	l := newLab(t, func(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(200)
@@ -331,6 +355,13 @@ func TestAbandonedBodyIsNeverARequest(t *testing.T) {
 	must(t, err)
 	if body, err := io.ReadAll(resp.Body); err != nil || resp.StatusCode != 413 || string(body) != "no" {
 		t.Errorf("%d %q %v", resp.StatusCode, body, err)
+	}
+	// An agent that waits is hung up on, and so is one that goes on.
+	waiting := l.dial(id, host)
+	_, err = io.WriteString(waiting, "POST /upload HTTP/1.1\r\nHost: api.example.com\r\nContent-Length: 100000\r\n\r\nsome")
+	must(t, err)
+	if _, err := io.ReadAll(waiting); err != nil {
+		t.Errorf("waiting: %v", err)
 	}
 	for err == nil { // more of "the body", until the gateway has hung up
 		_, err = io.WriteString(conn, "GET /smuggled HTTP/1.1\r\nHost: api.example.com\r\n\r\n")
