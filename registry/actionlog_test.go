@@ -4,7 +4,12 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net/netip"
+	"path/filepath"
 	"testing"
+	"time"
+
+	"github.com/clawpatrol/clawpatrol/secret"
 )
 
 // idleLog is an action log whose writer has not been started.
@@ -91,8 +96,8 @@ func TestActionLog_CloseTakesWhatNobodyWokeTheWriterFor(t *testing.T) {
 	}
 }
 
-// A row that waited for room while the disk failed is refused, and gives its
-// place back.
+// A row that got room just as the disk failed is refused, and gives its place
+// back.
 func TestActionLog_RefusesAfterTheWait(t *testing.T) {
 	l := idleLog()
 	l.appendN(t, maxQueuedRows)
@@ -101,15 +106,80 @@ func TestActionLog_RefusesAfterTheWait(t *testing.T) {
 		_, err := l.append(t.Context(), Action{Verdict: verdictAllow})
 		got <- err
 	}()
-	l.settle(nil, errors.New("disk full"))
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		l.mu.Lock()
+		<-l.room // the one that waits takes it at once, and then waits for mu
+		select {
+		case l.room <- struct{}{}: // it was not waiting yet
+		default:
+			l.err = errors.New("disk full")
+			close(l.failing)
+		}
+		failed := l.err != nil
+		l.mu.Unlock()
+		if failed {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("nobody waits for room")
+		}
+	}
 	if err := <-got; !errors.Is(err, ErrLogFailed) {
 		t.Errorf("got %v", err)
 	}
-	for rows, _ := l.take(nil, nil); len(rows) > 0; rows, _ = l.take(rows[:0], nil) {
-		l.settle(rows, nil)
+	if len(l.room) != maxQueuedRows-1 {
+		t.Errorf("%d places are taken", len(l.room))
 	}
-	if len(l.room) != 0 {
-		t.Errorf("%d places stay taken", len(l.room))
+}
+
+// An address in steady use costs one write in ten minutes.
+func TestVirtualUse_IsStoredOnce(t *testing.T) {
+	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	db, err := Open(t.Context(), Config{
+		Dir: filepath.Join(t.TempDir(), "state"), Now: func() time.Time { return now },
+		Subnets: []netip.Prefix{netip.MustParsePrefix("10.55.0.0/16"), netip.MustParsePrefix("fd55:c1a5::/48")},
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
-	l.appendN(t, 1)
+	defer db.Close()
+	key := secret.New([]byte("key"))
+	r, err := db.Enrol(t.Context(), NewRegistration{PublicKey: [32]byte{1}, MACKey: key, PresharedKey: key, Source: netip.MustParseAddr("192.0.2.1")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Approve(t.Context(), r.ID, []string{"ci"}, ""); err != nil {
+		t.Fatal(err)
+	}
+	v4, _, err := db.VirtualAddresses(t.Context(), r.ID, "api.example.com")
+	if err != nil {
+		t.Fatal(err)
+	}
+	end, err := db.begin(t.Context()) // keeps the background from storing
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer end()
+	writes := func() (n int) {
+		t.Helper()
+		if err := db.write.QueryRow("SELECT total_changes()").Scan(&n); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	before := writes()
+	start := now
+	for minute := range 60 {
+		at := start.Add(time.Duration(minute) * time.Minute)
+		if _, ok := db.VirtualHost(r.ID, v4); !ok {
+			t.Fatal("it leads nowhere")
+		}
+		db.virtual.of(r.ID).position(1).use(at)
+		if err := db.saveVirtualUse(t.Context(), at, virtualUseInterval); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := writes() - before; n != 5 {
+		t.Errorf("%d writes in an hour", n)
+	}
 }

@@ -128,6 +128,20 @@ func TestActions_Filter(t *testing.T) {
 	}
 }
 
+// A clock that is set back makes times fall with rising IDs.
+func TestActions_SinceGoesByTheTimeOfEachRow(t *testing.T) {
+	c := newClock()
+	db := openIn(t, stateDir(t), c)
+	for _, minutes := range []time.Duration{2, 0, 1} {
+		appendRow(t, db, registry.Action{Verdict: "allow", Time: c.Now().Add(minutes * time.Minute)})
+	}
+	flush(t, db)
+	list := actions(t, db, registry.ActionFilter{Since: c.Now().Add(time.Minute)})
+	if len(list) != 2 || list[0].ID != 3 || list[1].ID != 1 {
+		t.Errorf("%+v", list)
+	}
+}
+
 func TestActions_TextIsBoundedAndSafe(t *testing.T) {
 	db := openIn(t, stateDir(t), nil)
 	long := strings.Repeat("é", 1000)

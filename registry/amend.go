@@ -104,8 +104,7 @@ func (db *DB) expire(ctx context.Context, now time.Time) error {
 // saveUnsaved retries what apply could put in force but not store. The caller
 // holds writing.
 func (db *DB) saveUnsaved(ctx context.Context, now time.Time) error {
-	var a amendment
-	a.tightening = true
+	var a amendment // in force already, so there is nothing to tighten
 	for id := range db.unsaved {
 		if r := db.Snapshot().byID[id]; r != nil {
 			a.put = append(a.put, r)
