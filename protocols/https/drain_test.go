@@ -1,9 +1,12 @@
 package https_test
 
 import (
+	"bufio"
 	"context"
+	"errors"
 	"io"
 	"net/http"
+	"os"
 	"testing"
 )
 
@@ -51,4 +54,22 @@ func TestRunningRequestEndsWhileTheGatewayDrains(t *testing.T) {
 			t.Errorf("Shutdown: %v", err)
 		}
 	})
+}
+
+func TestCloseEndsEveryFlow(t *testing.T) {
+	l := newLab(t, upgrader)
+	id := l.Approve("a", "ci")
+	idle, upgraded := l.dial(id, host), l.dial(id, host)
+	br := bufio.NewReader(upgraded)
+	_, err := io.WriteString(upgraded, "GET /ws HTTP/1.1\r\nHost: api.example.com\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+	must(t, err)
+	_, err = http.ReadResponse(br, &http.Request{Method: "GET"})
+	must(t, err)
+	l.handler.Close()
+	l.handler.Close() // again is harmless
+	for name, r := range map[string]io.Reader{"idle": idle, "upgraded": br} {
+		if _, err := io.Copy(io.Discard, r); errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("the %s connection goes on", name)
+		}
+	}
 }

@@ -150,6 +150,8 @@ func (h *Handler) Serve(ctx context.Context, f *proxy.Flow) error {
 	case <-c.closed:
 	case <-ctx.Done():
 		_ = c.Close()
+	case <-h.stop: // the server forgets connections that were upgraded
+		_ = c.Close()
 	}
 	c.linger()
 	cancel()
