@@ -174,6 +174,9 @@ const statusTimeout = 8 * time.Second
 
 // Status asks the process that holds the tunnel, or else looks for itself.
 func (a *Agent) Status(ctx context.Context) (*Status, error) {
+	if os.Geteuid() != 0 {
+		return nil, withHint(errors.New("asking for the status: it needs root"), "run it with sudo")
+	}
 	st, s, err := a.enrolled()
 	if errors.Is(err, errNotEnrolled) {
 		return &Status{Profiles: []string{}}, nil

@@ -161,7 +161,11 @@ func sameUser(conn *net.UnixConn) bool {
 }
 
 // finish tells those who asked for it how the tunnel was undone, and stops.
+// Before listen it does nothing.
 func (c *control) finish(p paths, result error) {
+	if c.ln == nil {
+		return
+	}
 	c.result = result
 	close(c.stopped)
 	c.ln.Close()

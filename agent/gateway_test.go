@@ -198,10 +198,7 @@ func newTestGateway(t *testing.T, ns *netns.NsHandle, addrs ...string) *testGate
 	return g
 }
 
-// url names the gateway by its first address.
-func (g *testGateway) url() string { return "https://" + g.addr }
-
-// nameURL names it by a name that lookup resolves to all of them.
+// nameURL names the gateway by a name that lookup resolves to all its addresses.
 func (g *testGateway) nameURL() string {
 	_, port, _ := net.SplitHostPort(g.addr)
 	return "https://gw.example.net:" + port

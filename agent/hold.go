@@ -59,56 +59,66 @@ type polled struct {
 	err  error
 }
 
-// hold brings the tunnel up and keeps it until ctx ends, and undoes it then.
-func (a *Agent) hold(ctx context.Context, st *state, s *session, j *journal, service bool) (err error) {
-	cfg, err := newTunnelConfig(st)
-	if err != nil {
-		return err
-	}
+// hold brings the tunnel up and keeps it until ctx ends, and undoes it then. When
+// it fails, an approved host stays closed; on another it undoes the tunnel too.
+func (a *Agent) hold(ctx context.Context, st *state, s *session, j *journal, service bool) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	h := &holder{a: a, st: st, s: s, j: j, service: service}
 
+	ctl := &control{status: h.status, down: func() { cancel(errDown) }}
+	err := h.open(ctx, ctl)
+	if err == nil {
+		defer h.t.close()
+		defer h.r.close()
+		err = h.run(ctx)
+	}
+	if err != nil && h.st.Approved && ctx.Err() == nil {
+		// Nobody asked for the host to be opened.
+		ctl.finish(a.paths, nil)
+		if !errors.Is(err, errHandOver) {
+			a.say("what is blocked stays blocked: clawpatrol up tries again, clawpatrol down gives the host its own way back")
+		}
+		return err
+	}
+	undone := a.undo(ctx, j, scopeTunnel)
+	ctl.finish(a.paths, undone)
+	if undone == nil {
+		a.say("tunnel down")
+	}
+	return errors.Join(err, undone)
+}
+
+// open makes the tunnel and answers the other commands. On an error it has
+// closed what it opened; the host's changes are in the journal.
+func (h *holder) open(ctx context.Context, ctl *control) (err error) {
+	cfg, err := newTunnelConfig(h.st)
+	if err != nil {
+		return err
+	}
 	var first netip.AddrPort
 	early, stop := context.WithTimeout(ctx, earlyLookup)
-	if e, err := cfg.endpoints(early, a.cfg.Lookup, h.pinned()); err == nil {
+	if e, err := cfg.endpoints(early, h.a.cfg.Lookup, h.pinned()); err == nil {
 		first = e[0] // otherwise connect tells, or goes on trying
 	}
 	stop()
-	if h.t, err = openTunnel(j, cfg, first); err != nil {
-		return errors.Join(err, a.undo(ctx, j, scopeTunnel))
+	if h.t, err = openTunnel(h.j, cfg, first); err != nil {
+		return err
 	}
-	defer h.t.close()
 	if h.r, err = newRouting(h.t); err != nil {
-		return errors.Join(err, a.undo(ctx, j, scopeTunnel))
+		h.t.close()
+		return err
 	}
-	defer h.r.close()
-
-	ctl := &control{status: h.status, down: func() { cancel(errDown) }}
-	if err := ctl.listen(a.paths); err != nil {
-		return errors.Join(err, a.undo(ctx, j, scopeTunnel))
+	if err := ctl.listen(h.a.paths); err != nil {
+		h.r.close()
+		h.t.close()
+		return err
 	}
-	err = h.run(ctx)
-	if !keepClosed(err) {
-		undone := a.undo(ctx, j, scopeTunnel)
-		ctl.finish(a.paths, undone)
-		if undone == nil {
-			a.say("tunnel down")
-		}
-		return errors.Join(err, undone)
-	}
-	ctl.finish(a.paths, nil)
-	return err
+	return nil
 }
 
 // errTunnelGone is returned when the interface went away under us.
 var errTunnelGone = withHint(errors.New("the tunnel's interface is gone"), "traffic stays blocked: clawpatrol up makes it anew, clawpatrol down gives it up")
-
-// keepClosed reports whether the routes stay when this process ends, so that
-// nothing leaks until the next one.
-func keepClosed(err error) bool {
-	return errors.Is(err, errTunnelGone) || errors.Is(err, errHandOver)
-}
 
 // run does hold's work. nil: it was told to stop.
 func (h *holder) run(ctx context.Context) error {

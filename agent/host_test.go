@@ -211,7 +211,7 @@ func join(t *testing.T, g *testGateway, root string) *running {
 
 // ask connects as any program of the host would, and returns the answer.
 func ask(addr string) string {
-	c, err := net.DialTimeout("tcp", addr, 3*time.Second)
+	c, err := net.DialTimeout("tcp", addr, time.Second)
 	if err != nil {
 		return err.Error()
 	}

@@ -269,7 +269,7 @@ func (a *Agent) claimAll(ctx context.Context, s *session, st *state) error {
 			if ctx.Err() != nil {
 				return context.Cause(ctx)
 			}
-			a.say("address: none for %s: %v", f, err)
+			a.say("%s is not pinned: %v", f, err)
 			continue
 		}
 		if other.WireGuard.PublicKey != claim.WireGuard.PublicKey {

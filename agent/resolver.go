@@ -24,7 +24,9 @@ const (
 	// resolvedUplinks lists the resolvers that systemd-resolved itself uses.
 	resolvedUplinks = "/run/systemd/resolve/resolv.conf"
 
-	maxResolvers = 3 // resolv.conf(5): MAXNS
+	// maxResolvers bounds what is read of a resolv.conf. libc uses three of them,
+	// but resolved's own list may begin with the gateway's.
+	maxResolvers = 16
 
 	busTimeout = 5 * time.Second
 )
@@ -123,7 +125,7 @@ func (a *Agent) tunnelResolvers() []netip.Addr {
 
 func isResolvedStub(a netip.Addr) bool { return slices.Contains(resolvedStubs, a) }
 
-// nameservers reads a resolv.conf the way libc does: the first three.
+// nameservers reads a resolv.conf (resolv.conf(5)).
 func nameservers(content []byte) []netip.Addr {
 	var out []netip.Addr
 	for line := range strings.Lines(string(content)) {

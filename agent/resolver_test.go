@@ -18,6 +18,8 @@ import (
 	"github.com/godbus/dbus/v5"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/clawpatrol/clawpatrol/enrolment"
 )
 
 func tempJournal(t *testing.T) *journal {
@@ -203,8 +205,7 @@ func TestJournal_TornHostFile(t *testing.T) {
 
 func TestOriginalResolvers(t *testing.T) {
 	root := newRoot(t)
-	state := t.TempDir()
-	a := New(Config{Root: root, StateDir: state})
+	a := New(Config{Root: root, StateDir: t.TempDir()})
 	if err := os.MkdirAll(a.paths.private(), 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -236,8 +237,16 @@ func TestOriginalResolvers(t *testing.T) {
 	}
 	write(path, "nameserver 127.0.0.53\n")
 	check("resolved's stub, nothing known behind it", "127.0.0.53")
-	write(filepath.Join(root, resolvedUplinks), "nameserver 192.0.2.1\nnameserver 192.0.2.2\nnameserver 2001:db8::1\nnameserver 192.0.2.4\n")
-	check("resolved's stub", "192.0.2.1", "192.0.2.2", "2001:db8::1")
+	st := &state{URL: "https://x", Registration: "r_1", Family: ipv4, WireGuardKey: newKey(), JoinCredential: enrolment.NewJoinCredential(), Claim: &enrolment.ClaimResponse{
+		Addresses: []string{"10.55.0.17/28"},
+		WireGuard: enrolment.ClaimWireGuard{PublicKey: "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAE=", Endpoint: "gw.example.net:51820"},
+		DNS:       []string{tunnelDNS4.String()},
+	}}
+	if err := saveState(a.paths, st); err != nil {
+		t.Fatal(err)
+	}
+	write(filepath.Join(root, resolvedUplinks), "nameserver 10.55.0.1\nnameserver 192.0.2.1\nnameserver 2001:db8::1\n")
+	check("resolved's stub, and the gateway's resolver behind it", "192.0.2.1", "2001:db8::1")
 	write(path, "# nothing\n")
 	check("an empty one", "127.0.0.1")
 }

@@ -27,7 +27,7 @@ func parseFingerprint(s string) (fingerprint, error) {
 	hint := "the gateway prints it as it starts: sha256: and 64 hex digits"
 	digits, ok := strings.CutPrefix(s, "sha256:")
 	if !ok {
-		return f, withHint(fmt.Errorf("reading the CA fingerprint %q: it does not begin with sha256:", s), hint)
+		return f, withHint(fmt.Errorf("reading the CA fingerprint %q: sha256: is missing in front", s), hint)
 	}
 	if len(digits) == 3*len(f)-1 {
 		digits = strings.ReplaceAll(digits, ":", "")
