@@ -29,14 +29,25 @@ func Load(path string, opts Options) (*Policy, error) {
 
 // Compile turns the text of a gateway.hcl into a Policy. filename stands in the
 // diagnostics, and relative paths in the file (ca_file, state_dir, the tls
-// block) begin at its directory; ca_file is read here. With any error the
-// Policy is nil. At most 100 diagnostics are returned, in file order.
+// block) begin at its directory; in the Policy they are absolute, whatever
+// filename is. ca_file is read here. With any error the Policy is nil. At most
+// 100 diagnostics are returned, in file order.
 //
 // No attribute of this version holds a secret, so {{secret:NAME}} is an error
 // wherever it stands, and opts.Secret is not called.
 func Compile(filename string, src []byte, _ Options) (*Policy, hcl.Diagnostics) {
+	dir, err := filepath.Abs(filepath.Dir(filename))
+	if err != nil { // a relative name, and the working directory is gone
+		start := hcl.Range{Filename: filename, Start: hcl.InitialPos, End: hcl.InitialPos}
+		return nil, hcl.Diagnostics{{
+			Severity: hcl.DiagError,
+			Summary:  "No directory",
+			Detail:   fmt.Sprintf("Finding the directory of %s failed: %v.", filename, err),
+			Subject:  &start,
+		}}
+	}
 	c := &compiler{
-		dir:         filepath.Dir(filename),
+		dir:         dir,
 		policy:      &Policy{},
 		endpoints:   map[string]*Endpoint{},
 		credentials: map[string]*Credential{},
@@ -56,7 +67,7 @@ func Compile(filename string, src []byte, _ Options) (*Policy, hcl.Diagnostics) 
 
 // compiler is the state of one Compile.
 type compiler struct {
-	dir    string // of the file
+	dir    string // of the file, absolute
 	diags  hcl.Diagnostics
 	policy *Policy
 
