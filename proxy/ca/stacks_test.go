@@ -12,8 +12,6 @@ import (
 	"sync"
 	"testing"
 	"time"
-
-	"github.com/clawpatrol/clawpatrol/proxy/ca"
 )
 
 // The TLS stacks agents use must accept the chain, and must refuse it for
