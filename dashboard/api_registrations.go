@@ -7,8 +7,8 @@ import (
 
 func (d *dashboard) listRegistrations(w http.ResponseWriter, _ *http.Request) {
 	ro := d.roster()
-	items := make([]registrationView, 0, len(ro.all))
-	for _, reg := range ro.all {
+	items := []registrationView{}
+	for _, reg := range ro.snapshot.All() {
 		items = append(items, ro.view(reg))
 	}
 	writeList(w, items, "")

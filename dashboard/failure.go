@@ -22,7 +22,7 @@ var (
 	internal     = &failure{http.StatusInternalServerError, "internal", "the gateway failed; its log says why", ""}
 	notFound     = &failure{http.StatusNotFound, "not_found", "there is no such thing here", ""}
 	unauthorized = &failure{http.StatusUnauthorized, "unauthorized", "an operator's credential is required", "log in, or send the root password as X-Clawpatrol-Secret"}
-	codeRequired = &failure{http.StatusConflict, "user_code_required", "another registration has the same name or source", "give user_code as the agent host shows it"}
+	codeRequired = &failure{http.StatusConflict, "user_code_required", "another registration has a name like this one, or the same source", "give user_code as the agent host shows it"}
 	noProfiles   = &failure{http.StatusUnprocessableEntity, "no_profiles", "at least one profile is required", "to give a registration nothing, block or revoke it"}
 	setupNeeded  = &failure{http.StatusForbidden, "setup_required", "no root password has been set yet", "open /setup, or POST /api/setup"}
 )

@@ -47,7 +47,7 @@ type registrationsBody struct {
 func (d *dashboard) registrationsPage(w http.ResponseWriter, r *http.Request) {
 	ro, now := d.roster(), d.Now()
 	var body registrationsBody
-	for _, reg := range ro.all {
+	for _, reg := range ro.snapshot.All() {
 		row := ro.row(reg, now)
 		if reg.State == registry.Pending {
 			body.Waiting = append(body.Waiting, row)
@@ -95,7 +95,7 @@ func (d *dashboard) showRegistration(w http.ResponseWriter, r *http.Request, nam
 		return
 	}
 	row := d.roster().row(reg, d.Now())
-	if errors.Is(problem, registry.ErrCodeRequired) { // the registry's notion of look-alikes is wider
+	if errors.Is(problem, registry.ErrCodeRequired) { // which may just have come to be, or gone
 		row.CodeRequired, row.Code = true, ""
 	}
 	p := page{

@@ -116,15 +116,25 @@ func TestPages_LookAlikes(t *testing.T) {
 	goesTo(t, g.post(at+"/approve", url.Values{"profile": {"ci"}, "user_code": {mine.UserCode}}), at+"?done=approved")
 }
 
-// The registry sees likeness that the page's own rule does not: the form then
-// asks for the code once the registry has.
+// Likeness is the registry's word: a page that went by the letter would show the
+// code of a registration that the operator takes for another, to be copied from
+// the very row that should not be trusted.
 func TestPages_LookAlikesOfTheRegistrysKind(t *testing.T) {
 	g := newOperated(t)
 	mine := g.enrol("build-o1", "198.51.100.1")
 	g.enrol("build-01", "198.51.100.2")
-	body := status(t, g.post("/registrations/"+string(mine.ID)+"/approve", url.Values{"profile": {"ci"}}), http.StatusConflict)
+	at := "/registrations/" + string(mine.ID)
+	for _, p := range []string{"/registrations", at} {
+		if strings.Contains(g.page(p), mine.UserCode) {
+			t.Errorf("%s shows the code", p)
+		}
+	}
+	if !strings.Contains(g.page(at), `name="user_code"`) {
+		t.Error("the form does not ask for the code")
+	}
+	body := status(t, g.post(at+"/approve", url.Values{"profile": {"ci"}}), http.StatusConflict)
 	if !strings.Contains(body, `name="user_code"`) || strings.Contains(body, mine.UserCode) {
-		t.Error("the form does not ask for the code, or shows it")
+		t.Error("after a refusal, the form does not ask for the code, or shows it")
 	}
 }
 

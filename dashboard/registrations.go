@@ -41,7 +41,7 @@ type registrationView struct {
 	CreatedAt      time.Time  `json:"created_at"`
 	ExpiresAt      *time.Time `json:"expires_at,omitempty"` // of a pending one
 	BlockedReason  string     `json:"blocked_reason"`
-	// CodeRequired: another registration shares its name or source.
+	// CodeRequired: the registry takes it for a look-alike of another.
 	CodeRequired bool `json:"user_code_required"`
 }
 
@@ -52,12 +52,12 @@ type pinView struct {
 
 // roster is what a registration is looked at against, read once per request.
 type roster struct {
-	all []*registry.Registration
-	own []netip.Addr // the gateway's
+	snapshot *registry.Snapshot
+	own      []netip.Addr // the gateway's
 }
 
 func (d *dashboard) roster() roster {
-	return roster{all: d.Registry.Snapshot().All(), own: d.gatewayAddrs()}
+	return roster{snapshot: d.Registry.Snapshot(), own: d.gatewayAddrs()}
 }
 
 func (ro roster) view(reg *registry.Registration) registrationView {
@@ -77,7 +77,7 @@ func (ro roster) view(reg *registry.Registration) registrationView {
 		LastHandshake:  optionalTime(reg.LastHandshake),
 		CreatedAt:      reg.CreatedAt.UTC(),
 		BlockedReason:  reg.BlockedReason,
-		CodeRequired:   hasLookAlike(reg, ro.all),
+		CodeRequired:   ro.snapshot.CodeRequired(reg.ID),
 	}
 	for _, p := range []netip.Prefix{reg.Prefix4, reg.Prefix6} {
 		if p.IsValid() { // the agent host has the first address of its range
@@ -102,33 +102,6 @@ func optionalTime(t time.Time) *time.Time {
 	}
 	t = t.UTC()
 	return &t
-}
-
-// hasLookAlike reports whether an operator could take another registration for
-// this one: one that is pending with the same name or source or, where this one
-// is pending, any with the same name. The registry decides when the code is
-// required, by a wider notion of the same name; this says when to ask for it
-// beforehand.
-func hasLookAlike(reg *registry.Registration, all []*registry.Registration) bool {
-	if reg.State != registry.Pending && reg.State != registry.Blocked {
-		return false
-	}
-	return slices.ContainsFunc(all, func(o *registry.Registration) bool {
-		if o.ID == reg.ID || o.State == registry.Revoked {
-			return false
-		}
-		if o.State == registry.Pending && sameSource(o.Source, reg.Source) {
-			return true
-		}
-		// One of the two is pending, and those are few.
-		return (o.State == registry.Pending || reg.State == registry.Pending) && strings.EqualFold(o.Name, reg.Name)
-	})
-}
-
-func sameSource(a, b netip.Addr) bool {
-	p, ok := sourcePrefix(a)
-	q, ok2 := sourcePrefix(b)
-	return ok && ok2 && p == q
 }
 
 // registration finds what {id} in r's path names.
