@@ -120,6 +120,7 @@ func TestReadCutsOffloadedPackets(t *testing.T) {
 		batch                    int
 	}{
 		{"no data", 12, 1368, 0, 1, 128},
+		{"no MSS yet", 12, 0, 0, 1, 128},
 		{"less than the MSS", 12, 1368, 100, 1, 128},
 		{"exactly the MSS", 12, 1368, 1368, 1, 128},
 		{"one byte more", 12, 1368, 1369, 2, 128},

@@ -38,7 +38,7 @@ func newSegmenter(packet *stack.PacketBuffer) *segmenter {
 	s := &segmenter{packet: packet, rest: packet.AsSlices(), left: packet.Size()}
 	gso := packet.GSOOptions
 	network, transport := packet.NetworkHeader().Slice(), packet.TransportHeader().Slice()
-	if gso.Type == stack.GSONone || !gso.NeedsCsum || gso.MSS == 0 ||
+	if gso.Type == stack.GSONone || !gso.NeedsCsum ||
 		len(transport) < header.TCPMinimumSize || len(network)+len(transport) > maxHeaders {
 		return s
 	}
@@ -53,6 +53,11 @@ func newSegmenter(packet *stack.PacketBuffer) *segmenter {
 		s.id = binary.BigEndian.Uint16(network[4:])
 	}
 	s.skip(len(s.headers))
+	if s.mss == 0 {
+		// Sent before the connection has its MSS: an ACK during the handshake. Its
+		// checksum is left to us all the same.
+		s.mss = max(1, s.left)
+	}
 	return s
 }
 
