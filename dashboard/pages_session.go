@@ -1,6 +1,9 @@
 package dashboard
 
-import "net/http"
+import (
+	"context"
+	"net/http"
+)
 
 type setupBody struct {
 	CodeRequired bool
@@ -10,7 +13,7 @@ type setupBody struct {
 func (d *dashboard) setupPage(w http.ResponseWriter, r *http.Request) { d.showSetup(w, r, nil) }
 
 func (d *dashboard) showSetup(w http.ResponseWriter, r *http.Request, problem error) {
-	_, required, err := d.Registry.SetupCodeHash(r.Context())
+	_, required, err := d.Registry.SetupCodeHash(context.WithoutCancel(r.Context()))
 	if err != nil {
 		d.fail(w, r, err)
 		return

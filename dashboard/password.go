@@ -106,7 +106,7 @@ func (p *passwords) check(ctx context.Context, from netip.Addr, password string,
 	if !ok {
 		return tooManyTries
 	}
-	hash, err := p.db.RootPasswordHash(ctx)
+	hash, err := p.db.RootPasswordHash(context.WithoutCancel(ctx))
 	if err != nil {
 		p.attempts.undone(try)
 		return fmt.Errorf("reading the root password's hash: %w", err)

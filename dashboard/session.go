@@ -25,8 +25,11 @@ const (
 	maxCookies   = 4 // of our name that are looked at: another port of this host may set more
 )
 
+// passwordExists reports whether there is a root password. Like all that is read
+// before the gate, it is read to the end also for who has hung up: cut off, it
+// would be a failure to log, made by anyone, as often as they like.
 func (d *dashboard) passwordExists(r *http.Request) (bool, error) {
-	hash, err := d.Registry.RootPasswordHash(r.Context())
+	hash, err := d.Registry.RootPasswordHash(context.WithoutCancel(r.Context()))
 	if err != nil {
 		return false, fmt.Errorf("reading the root password's hash: %w", err)
 	}
@@ -92,7 +95,12 @@ func (d *dashboard) cookie(value string, maxAge int) *http.Cookie {
 // logIn checks the password and opens a session.
 func (d *dashboard) logIn(w http.ResponseWriter, r *http.Request, password string) error {
 	if err := d.passwords.check(r.Context(), source(r), password, false); err != nil {
-		d.Log.Warn("dashboard: log-in refused", "source", source(r), "why", d.failureOf(err).code)
+		// An attempt beyond the limits is not worth a line: anyone can make as many
+		// as the network carries, and fill the log's disk. What used the limits up
+		// was logged.
+		if errors.Is(err, wrongPassword) {
+			d.Log.Warn("dashboard: wrong password", "source", source(r))
+		}
 		return err
 	}
 	if err := d.openSession(r.Context(), w); err != nil {
@@ -134,7 +142,7 @@ func (d *dashboard) setUp(w http.ResponseWriter, r *http.Request, password, code
 
 // checkCode compares the one-time code that a reset asks for.
 func (d *dashboard) checkCode(ctx context.Context, from netip.Addr, code string) error {
-	want, required, err := d.Registry.SetupCodeHash(ctx)
+	want, required, err := d.Registry.SetupCodeHash(context.WithoutCancel(ctx))
 	if err != nil {
 		return fmt.Errorf("reading the set-up code's hash: %w", err)
 	}
