@@ -8,8 +8,11 @@ LDFLAGS  := -s -w -X main.version=$(VERSION)
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
-# Debian packages of the real programs that the tests and the demo talk to.
-PEERS := nginx-light curl git openssl sqlite3 iproute2 ca-certificates dnsutils iputils-ping openssh-server openssh-client
+# The real programs that the tests and the demo talk to, and where they differ
+# the Debian packages they come in.
+PEERS := nginx=nginx-light curl git openssl sqlite3 ip=iproute2 update-ca-certificates=ca-certificates \
+	dig=dnsutils ping=iputils-ping sshd=openssh-server ssh=openssh-client \
+	python3 node=nodejs javac=default-jdk-headless certutil=libnss3-tools
 
 .PHONY: all build demo test check race vet bench fuzz peers clean
 
@@ -42,7 +45,7 @@ vet:
 
 # Everything in-process under the race detector; e2e runs the built binary and is
 # part of `make test`.
-race:
+race: peers
 	$(GO) test -race -timeout 15m $$($(GO) list ./... | grep -v '/e2e')
 
 bench: bin/clawpatrol peers

@@ -1,10 +1,12 @@
 #!/bin/sh
-# Installs the named Debian packages that are missing. Fails, rather than letting
-# tests skip, when it cannot.
+# Installs the Debian packages of programs that are missing. Arguments are
+# program=package, or one word where both have the same name. Fails, rather than
+# letting tests skip, when it cannot.
 set -eu
+PATH=$PATH:/usr/sbin:/sbin
 missing=""
-for p in "$@"; do
-	dpkg-query -W -f='${Status}' "$p" 2>/dev/null | grep -q 'ok installed' || missing="$missing $p"
+for pair in "$@"; do
+	command -v "${pair%%=*}" >/dev/null || missing="$missing ${pair##*=}"
 done
 [ -z "$missing" ] && exit 0
 if [ "$(id -u)" != 0 ]; then

@@ -15,7 +15,7 @@ import (
 )
 
 // The TLS stacks agents use must accept the chain, and must refuse it for
-// another host.
+// another host. `make peers` installs them.
 func TestOtherStacksAcceptTheChain(t *testing.T) {
 	dir := t.TempDir()
 	c := open(t, newDir(t), nil)
@@ -33,6 +33,22 @@ func TestOtherStacksAcceptTheChain(t *testing.T) {
 			wrong := map[string]string{"-verify_hostname": "evil.example.com", "-verify_ip": "192.0.2.10"}[flag]
 			if out, err := exec.Command("openssl", append(args, wrong, file)...).CombinedOutput(); err == nil {
 				t.Errorf("%s accepted as %s\n%s", host, wrong, out)
+			}
+		}
+	})
+
+	t.Run("NSS", func(t *testing.T) {
+		store := "sql:" + t.TempDir()
+		file := filepath.Join(dir, "localhost.pem")
+		must(t, os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: leaf(t, c, "localhost").Certificate[0]}), 0o600))
+		for _, args := range [][]string{
+			{"-N", "--empty-password"},
+			{"-A", "-n", "clawpatrol", "-t", "C,,", "-i", caFile},
+			{"-A", "-n", "leaf", "-t", ",,", "-i", file},
+			{"-V", "-n", "leaf", "-u", "V", "-e"},
+		} {
+			if out, err := exec.Command("certutil", append(args, "-d", store)...).CombinedOutput(); err != nil {
+				t.Fatalf("certutil %v: %v\n%s", args, err, out)
 			}
 		}
 	})
@@ -67,9 +83,6 @@ s.on("error", e => { console.error(e); process.exit(1) });
 		"java": javaProbe(t, dir, caFile, port),
 	} {
 		t.Run(name, func(t *testing.T) {
-			if _, err := exec.LookPath(command[0]); err != nil {
-				t.Skipf("%s is not installed here", command[0])
-			}
 			if out, err := exec.Command(command[0], command[1:]...).CombinedOutput(); err != nil {
 				t.Errorf("%v\n%s", err, out)
 			}
@@ -80,12 +93,10 @@ s.on("error", e => { console.error(e); process.exit(1) });
 // javaProbe writes a program that trusts the CA through keytool's store.
 func javaProbe(t *testing.T, dir, caFile, port string) []string {
 	store := filepath.Join(dir, "trust.p12")
-	if _, err := exec.LookPath("keytool"); err == nil {
-		out, err := exec.Command("keytool", "-importcert", "-noprompt", "-trustcacerts", "-alias", "clawpatrol",
-			"-file", caFile, "-keystore", store, "-storepass", "changeit").CombinedOutput()
-		if err != nil {
-			t.Fatalf("keytool: %v\n%s", err, out)
-		}
+	out, err := exec.Command("keytool", "-importcert", "-noprompt", "-trustcacerts", "-alias", "clawpatrol",
+		"-file", caFile, "-keystore", store, "-storepass", "changeit").CombinedOutput()
+	if err != nil {
+		t.Fatalf("keytool: %v\n%s", err, out)
 	}
 	source := filepath.Join(dir, "Probe.java")
 	must(t, os.WriteFile(source, []byte(`
