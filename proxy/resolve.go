@@ -76,15 +76,10 @@ func (v *view) takeQuery() bool {
 	return true
 }
 
-// routeDNS accepts DNS over TCP to any resolver that egress allows: names in
-// scope are answered here whomever the agent asks.
-func (p *Proxy) routeDNS(ctx context.Context, a *attempt) func(net.Conn) {
-	if !p.ownResolver(a.dst.Addr()) {
-		if err := p.dialer.Check(a.dst); err != nil {
-			p.denied(ctx, a, "tcp", a.dst.String(), err.Error())
-			return nil
-		}
-	}
+// routeDNS accepts DNS over TCP to any resolver: names in scope are answered
+// here whomever the agent asks, and what would have to go to a resolver that
+// egress forbids is answered REFUSED, as over UDP.
+func (p *Proxy) routeDNS(a *attempt) func(net.Conn) {
 	return func(conn net.Conn) {
 		if conn == nil {
 			return
@@ -99,16 +94,6 @@ func (p *Proxy) routeDNS(ctx context.Context, a *attempt) func(net.Conn) {
 		defer p.contain(l.id, "dns over tcp")
 		p.serveDNS(l, a.dst, conn)
 	}
-}
-
-// ownResolver reports whether a is the gateway's resolver in the tunnel.
-func (p *Proxy) ownResolver(a netip.Addr) bool {
-	for _, own := range p.db.Resolvers() {
-		if own == a {
-			return true
-		}
-	}
-	return false
 }
 
 // serveDNS answers queries until the agent has no more. Answers may come out of

@@ -3,6 +3,7 @@ package proxy_test
 import (
 	"io"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -45,10 +46,26 @@ func TestDNSOverTCPIsPipelined(t *testing.T) {
 	}
 }
 
-func TestDNSOverTCPToForbiddenResolverIsRefused(t *testing.T) {
-	k := proxytest.New(t, reaching(443))
-	if _, err := k.Dial(k.Approve("a", "red"), addrPort("127.0.0.1:53")); err != proxytest.ErrRefused {
-		t.Errorf("got %v", err)
+// An agent whose resolver is out of bounds still finds the hosts of its
+// endpoints, and nothing else reaches that resolver.
+func TestI09_DNSOverTCPToForbiddenResolver(t *testing.T) {
+	k := proxytest.New(t, strings.Replace(reaching(443), "egress {", "egress {\n  unknown = \"deny\"", 1))
+	id := k.Approve("a", "red")
+	for _, server := range []netip.AddrPort{addrPort("192.0.2.53:53"), addrPort("127.0.0.1:53")} {
+		conn := &mdns.Conn{Conn: dial(t, k, id, server)}
+		for name, want := range map[string]int{"api.test.": mdns.RcodeSuccess, "elsewhere.test.": mdns.RcodeRefused} {
+			q := new(mdns.Msg).SetQuestion(name, mdns.TypeA)
+			if err := conn.WriteMsg(q); err != nil {
+				t.Fatal(err)
+			}
+			m, err := conn.ReadMsg()
+			if err != nil {
+				t.Fatalf("asking %v for %s: %v", server, name, err)
+			}
+			if m.Rcode != want || want == mdns.RcodeSuccess && len(m.Answer) != 1 {
+				t.Errorf("asking %v for %s: %v", server, name, m)
+			}
+		}
 	}
 }
 

@@ -89,7 +89,7 @@ func (p *Proxy) TCP(ctx context.Context, src, dst netip.AddrPort) (serve func(ne
 func (p *Proxy) route(ctx context.Context, a *attempt) func(conn net.Conn) {
 	scope, port := a.view.scope(), a.dst.Port()
 	if port == portDNS {
-		return p.routeDNS(ctx, a)
+		return p.routeDNS(a)
 	}
 	if p.db.IsVirtual(a.dst.Addr()) {
 		host, ok := p.db.VirtualHost(a.view.registration.ID, a.dst.Addr())
