@@ -16,7 +16,6 @@ import (
 	"golang.org/x/crypto/bcrypt"
 
 	"github.com/clawpatrol/clawpatrol/dashboard"
-	"github.com/clawpatrol/clawpatrol/policy"
 	"github.com/clawpatrol/clawpatrol/registry"
 )
 
@@ -78,11 +77,13 @@ func newLogger(w io.Writer, asJSON, debug bool) *slog.Logger {
 	return slog.New(slog.NewTextHandler(w, opts))
 }
 
-// openRegistry opens the state that the policy file names, and nothing else.
+// openRegistry opens the state that the policy file names, and nothing else. The
+// file is held to what a start holds it to (I22): whoever could change it would
+// have the password set in a registry of their choice.
 func openRegistry(ctx context.Context, file string, log *slog.Logger) (*registry.DB, error) {
-	pol, err := policy.Load(file, policy.Options{})
+	pol, err := loadPolicy(file)
 	if err != nil {
-		return nil, fmt.Errorf("loading the policy: %w", err)
+		return nil, err
 	}
 	db, err := registry.Open(ctx, registry.Config{Dir: pol.Gateway.StateDir, Subnets: pol.WireGuard.Subnets, Log: log})
 	if err != nil {
