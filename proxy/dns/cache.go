@@ -17,6 +17,10 @@ const (
 	failureAge     = 1 * time.Second // RFC 9520, section 3.2: failures are cached, for a second at least
 	inFlight       = 1024            // questions to resolvers at once
 	inFlightEach   = 256             // of one registration
+
+	// inFlightCrowded is how many one has left once half of all are taken, so
+	// that a few that flood do not leave the others without answers.
+	inFlightCrowded = 16
 )
 
 // cacheKey is all that an answer of the operator's resolvers depends on.
@@ -97,7 +101,11 @@ func newLimiter() *limiter { return &limiter{each: make(map[registry.ID]int)} }
 func (l *limiter) enter(id registry.ID) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.all >= inFlight || l.each[id] >= inFlightEach {
+	limit := inFlightEach
+	if l.all >= inFlight/2 {
+		limit = inFlightCrowded
+	}
+	if l.all >= inFlight || l.each[id] >= limit {
 		return false
 	}
 	l.all++

@@ -3,6 +3,7 @@ package dns
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"net/netip"
 	"testing"
 	"time"
@@ -149,6 +150,23 @@ func run(b *testing.B, r *Resolver, q Query) {
 		reply, err := r.Answer(context.Background(), q)
 		if err != nil || reply[3]&maskRcode != 0 || reply[7] == 0 {
 			b.Fatalf("%x %v", reply, err)
+		}
+	}
+}
+
+// The attack: a few registrations ask so much that all the places are theirs.
+func TestI16_FloodsOfSeveralRegistrationsLeaveRoom(t *testing.T) {
+	l := newLimiter()
+	for i := range 8 {
+		for l.enter(registry.ID(fmt.Sprintf("flood%d", i))) {
+		}
+	}
+	if l.all >= inFlight*3/4 {
+		t.Errorf("8 registrations have %d of %d places", l.all, inFlight)
+	}
+	for i := range inFlightCrowded {
+		if !l.enter("quiet") {
+			t.Fatalf("the quiet one has %d places", i)
 		}
 	}
 }
