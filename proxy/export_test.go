@@ -12,5 +12,8 @@ type Answers interface {
 	SendEcho(e wireguard.Echo) error
 }
 
+// KeepVirtual does what follow does from time to time.
+func (p *Proxy) KeepVirtual() { p.keepVirtual() }
+
 // SetAnswers is SetTunnel for tests.
 func (p *Proxy) SetAnswers(a Answers) { p.setAnswers(a) }

@@ -25,6 +25,10 @@ const (
 
 	// drainQuiet is how long a splice is silent before it counts as idle then.
 	drainQuiet = 3 * time.Second
+
+	// keepVirtualEvery is how often the virtual addresses of running flows count
+	// as used: well within the day after which one stands for another host.
+	keepVirtualEvery = time.Hour
 )
 
 // target is what a flow asked for, kept so that it can be routed again.
@@ -109,6 +113,7 @@ type live struct {
 	ctx      context.Context
 	cancel   context.CancelCauseFunc
 	moved    atomic.Int64 // bytes spliced, both ways
+	virtual  netip.Addr   // that the agent goes to; zero where it is another address
 
 	mu       sync.Mutex // guards the rest
 	target   target
@@ -300,6 +305,16 @@ func (p *Proxy) sweep() {
 		if !p.confirm(l) {
 			l.end(errUncovered)
 			p.counters.swept.Add(1)
+		}
+	}
+}
+
+// keepVirtual counts the virtual addresses of running flows as used now, so that
+// none is given to another host while packets of the first still come.
+func (p *Proxy) keepVirtual() {
+	for _, l := range p.flows.all() {
+		if l.virtual.IsValid() {
+			p.db.VirtualHost(l.id, l.virtual) // looking it up is using it
 		}
 	}
 }

@@ -154,13 +154,18 @@ func New(cfg Config) (*Proxy, error) {
 	return p, nil
 }
 
-// follow closes what a change of the registry no longer covers.
+// follow closes what a change of the registry no longer covers, and keeps what
+// flows use.
 func (p *Proxy) follow(changed <-chan struct{}) {
 	defer close(p.followed)
+	keep := time.NewTicker(keepVirtualEvery)
+	defer keep.Stop()
 	for {
 		select {
 		case <-p.ctx.Done():
 			return
+		case <-keep.C:
+			p.keepVirtual()
 		case _, ok := <-changed:
 			if !ok {
 				return

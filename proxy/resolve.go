@@ -85,7 +85,7 @@ func (p *Proxy) routeDNS(a *attempt) func(net.Conn) {
 			return
 		}
 		defer hangUp(conn)
-		l := p.newLive(a.view.registration.ID)
+		l := p.newLive(a.view.registration.ID, a.dst.Addr())
 		defer p.leave(l)
 		if !l.hold(conn) || !p.begin(l, target{kind: kindDNS}, decision{kind: kindDNS}) {
 			abort(conn)

@@ -126,7 +126,7 @@ func (p *Proxy) routeHandler(a *attempt, m policy.Match) func(net.Conn) {
 			return
 		}
 		defer hangUp(conn)
-		l := p.newLive(a.view.registration.ID)
+		l := p.newLive(a.view.registration.ID, a.dst.Addr())
 		defer p.leave(l)
 		l.protocol, l.endpoint = m.Endpoint.Type, m.Endpoint
 		if !l.hold(conn) || !p.begin(l, handlerTarget(m), handlerDecision(m)) {
@@ -152,7 +152,7 @@ func (p *Proxy) routeCarry(ctx context.Context, a *attempt, t target, dial func(
 		}
 		defer hangUp(conn)
 		defer hangUp(upstream)
-		l := p.newLive(a.view.registration.ID)
+		l := p.newLive(a.view.registration.ID, a.dst.Addr())
 		defer p.leave(l)
 		l.protocol = "tcp"
 		if !l.hold(conn) || !l.hold(upstream) || !p.begin(l, t, decision{kind: kindCarry}) {
@@ -185,7 +185,7 @@ func (p *Proxy) routePeek(ctx context.Context, a *attempt, t target, dial func()
 			return
 		}
 		defer hangUp(conn)
-		l := p.newLive(a.view.registration.ID)
+		l := p.newLive(a.view.registration.ID, a.dst.Addr())
 		defer p.leave(l)
 		l.protocol = "tcp"
 		held := l.hold(conn) && (upstream == nil || l.hold(upstream))
@@ -282,10 +282,14 @@ func (p *Proxy) carry(l *live, summary string, h halves) {
 	p.db.Finish(id, registry.ActionResult{Status: status, BytesIn: in, BytesOut: out, Duration: time.Since(started)})
 }
 
-// newLive starts the bookkeeping of an accepted flow.
-func (p *Proxy) newLive(id registry.ID) *live {
+// newLive starts the bookkeeping of an accepted flow to dst.
+func (p *Proxy) newLive(id registry.ID, dst netip.Addr) *live {
 	ctx, cancel := context.WithCancelCause(p.ctx)
-	return &live{id: id, draining: p.draining, ctx: ctx, cancel: cancel}
+	l := &live{id: id, draining: p.draining, ctx: ctx, cancel: cancel}
+	if p.db.IsVirtual(dst) {
+		l.virtual = dst
+	}
+	return l
 }
 
 // dialFailed records a dial that the rules refused. One that failed is the

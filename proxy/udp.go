@@ -111,7 +111,7 @@ func (p *Proxy) newUDP(v *view, key udpKey, payload []byte) wireguard.Dispositio
 		p.counters.udpDropped.Add(1)
 		return wireguard.Taken
 	}
-	f := &udpFlow{key: key, view: v, live: p.newLive(v.registration.ID)}
+	f := &udpFlow{key: key, view: v, live: p.newLive(v.registration.ID, key.dst.Addr())}
 	f.live.protocol = "udp"
 	if virtual {
 		f.host = host

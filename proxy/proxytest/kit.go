@@ -74,12 +74,20 @@ type Kit struct {
 // is stopped when the test ends.
 func New(t testing.TB, hcl string) *Kit {
 	t.Helper()
+	return NewWith(t, hcl, registry.Config{Subnets: subnets})
+}
+
+// NewWith is New with a registry of the test's choice; its Dir and Log are filled
+// in.
+func NewWith(t testing.TB, hcl string, cfg registry.Config) *Kit {
+	t.Helper()
 	k := &Kit{t: t, dir: t.TempDir(), log: new(syncBuffer), serving: make(map[netip.AddrPort]proxy.Handler), port: 20000}
 	log := slog.New(slog.NewTextHandler(k.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	pol := k.compile(hcl)
 
 	var err error
-	k.DB, err = registry.Open(t.Context(), registry.Config{Dir: k.stateDir(), Subnets: subnets, Log: log})
+	cfg.Dir, cfg.Log = k.stateDir(), log
+	k.DB, err = registry.Open(t.Context(), cfg)
 	if err != nil {
 		t.Fatalf("opening the registry: %v", err)
 	}
