@@ -12,14 +12,12 @@ type Counters struct {
 	OverLimit      uint64 // TCP connection attempts over one of the peer's limits: reset
 	NoSession      uint64 // not sent: the agent host is away and its share of the staging queue is used up
 	QueueFull      uint64 // not sent: the link queue was full
-	BacklogFull    uint64 // received and dropped before decryption: more than the tunnel keeps up with
 	Panics         uint64 // in callbacks
 }
 
 type counters struct {
 	notAdmitted, malformed, badChecksum, unsupported atomic.Uint64
 	icmpSuppressed, overLimit, noSession, queueFull  atomic.Uint64
-	backlogFull                                      atomic.Uint64
 	panics                                           atomic.Uint64
 }
 
@@ -35,7 +33,6 @@ func (t *Tunnel) Counters() Counters {
 		OverLimit:      c.overLimit.Load(),
 		NoSession:      c.noSession.Load(),
 		QueueFull:      c.queueFull.Load(),
-		BacklogFull:    c.backlogFull.Load(),
 		Panics:         c.panics.Load(),
 	}
 }

@@ -44,8 +44,7 @@ type link struct {
 	closed  chan struct{}
 	closing sync.Once
 	events  chan tun.Event
-	gro     sync.Pool // *gro.GRO
-	backlog *backlog
+	gro     sync.Pool   // *gro.GRO
 	pending *segmenter  // owned by the one goroutine that calls Read
 	active  atomic.Bool // there was traffic since the last session poll
 }
@@ -58,11 +57,6 @@ func newLink(mtu int, t *Tunnel) *link {
 		closed: make(chan struct{}),
 		events: make(chan tun.Event),
 	}
-	dropped := new(atomic.Uint64)
-	if t != nil {
-		dropped = &t.counters.backlogFull
-	}
-	l.backlog = newBacklog(dropped)
 	l.verified = &card{link: l, capabilities: stack.CapabilityRXChecksumOffload}
 	l.plain = &card{link: l}
 	l.gro.New = func() any {
@@ -155,7 +149,6 @@ func (l *link) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 // packet that is not wanted is dropped and counted. The device calls it from
 // one goroutine per peer.
 func (l *link) Write(bufs [][]byte, offset int) (int, error) {
-	defer l.backlog.finished.Add(int64(len(bufs)))
 	verified, plain := l.verified.dispatcher(), l.plain.dispatcher()
 	if verified == nil || plain == nil {
 		return len(bufs), nil
