@@ -44,6 +44,7 @@ type gateway struct {
 	policy atomic.Pointer[policy.Policy]
 
 	replaced chan struct{} // the policy file was; holds one
+	own      []netip.Addr  // what public_url last resolved to; owned by openGateway, then by followPolicy
 
 	db       *registry.DB
 	ca       *ca.CA
@@ -264,20 +265,26 @@ func (g *gateway) listen(ctx context.Context, attribute, addr string, certificat
 
 // egressRules derives what the dialer may reach. The addresses that public_url
 // resolves to are the gateway's own, even where NAT hides them from its
-// interfaces.
+// interfaces. They stay its own while the name does not resolve: agents must not
+// gain by a name server that fails (I09).
 func (g *gateway) egressRules(ctx context.Context, pol *policy.Policy) egress.Rules {
 	host := urlHost(pol.Gateway.PublicURL)
 	ctx, cancel := context.WithTimeout(ctx, ownLookupTimeout)
 	defer cancel()
 	own, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
-	if err != nil {
+	switch {
+	case err == nil:
+		g.own = own
+	case len(g.own) > 0:
+		g.log.Warn("public_url does not resolve here at present: its last addresses stay the gateway's own", "host", host, "addresses", g.own, "err", err)
+	default:
 		g.log.Warn("public_url does not resolve here: agents are kept from the gateway's interface addresses only", "host", host, "err", err)
 	}
 	return egress.Rules{
 		Allow:       pol.Egress.Allow,
 		AllowExact:  pol.Egress.AllowExact,
 		Tunnel:      pol.WireGuard.Subnets,
-		Own:         own,
+		Own:         g.own,
 		DenyUnknown: pol.Egress.DenyUnknown,
 		Upstream:    pol.DNS.Upstream,
 	}
