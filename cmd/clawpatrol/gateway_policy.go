@@ -6,10 +6,12 @@ import (
 	"os"
 	"os/signal"
 	"reflect"
+	"slices"
 	"syscall"
 	"time"
 
 	"github.com/clawpatrol/clawpatrol/policy"
+	"github.com/clawpatrol/clawpatrol/registry"
 )
 
 // ownAddressRefresh is how often public_url is resolved again.
@@ -101,8 +103,43 @@ func (g *gateway) reload(ctx context.Context) {
 		// What is bound and enrolled stays described by what is in force.
 		next.Gateway, next.WireGuard = now.Gateway, now.WireGuard
 	}
+	g.tellMoved(ctx, now, next)
 	g.dialer.SetRules(g.egressRules(ctx, next))
 	g.policy.Store(next)
 	g.proxy.SetPolicy(next)
 	g.log.Info("policy reloaded", "endpoints", len(next.Endpoints), "credentials", len(next.Credentials), "profiles", len(next.Profiles))
+}
+
+// tellMoved logs each stored secret that goes to other hosts, or proves them
+// otherwise, under next than under now. A secret follows its credential: whoever
+// may write the policy decides where secrets go. But an edit that was not meant
+// to move one should not do so silently.
+func (g *gateway) tellMoved(ctx context.Context, now, next *policy.Policy) {
+	stored, err := g.db.Credentials(ctx)
+	if err != nil {
+		g.log.Error("which stored secrets the new policy moves is not known", "err", err)
+		return
+	}
+	for _, c := range movedCredentials(now, next) {
+		if slices.ContainsFunc(stored, func(s registry.CredentialStatus) bool { return s.Ref == c.Ref() && len(s.Slots) > 0 }) {
+			g.log.Warn("a stored secret now goes to another endpoint, or to one that has changed: clear it in the dashboard if that was not meant",
+				"credential", c.Ref(), "endpoint", c.Endpoint.Ref(), "hosts", c.Endpoint.Hosts)
+		}
+	}
+}
+
+// movedCredentials lists next's credentials that now does not have, or has with
+// another endpoint, or with the same one otherwise set up.
+func movedCredentials(now, next *policy.Policy) []*policy.Credential {
+	before := make(map[string]*policy.Endpoint, len(now.Credentials))
+	for _, c := range now.Credentials {
+		before[c.Ref()] = c.Endpoint
+	}
+	var moved []*policy.Credential
+	for _, c := range next.Credentials {
+		if was := before[c.Ref()]; was == nil || was.Ref() != c.Endpoint.Ref() || was.Fingerprint != c.Endpoint.Fingerprint {
+			moved = append(moved, c)
+		}
+	}
+	return moved
 }

@@ -2,10 +2,17 @@ package main
 
 import (
 	"bytes"
+	"context"
+	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+
+	"github.com/clawpatrol/clawpatrol/policy"
+	"github.com/clawpatrol/clawpatrol/registry"
+	"github.com/clawpatrol/clawpatrol/secret"
 )
 
 // testGateway is a policy file and the state directory it names.
@@ -58,5 +65,70 @@ func TestGateway_SetDashboardPassword(t *testing.T) {
 	code, out = command(t, "short\n", "gateway", "--set-dashboard-password", "-", "gateway.hcl")
 	if code != 1 || !strings.Contains(out, "shorter than") {
 		t.Errorf("a short password: exit status %d\n%s", code, out)
+	}
+}
+
+// Behind NAT only public_url tells the gateway's outside address. A name server
+// that fails for a moment must not open it to agents.
+func TestI09_OwnAddressesOutliveTheirName(t *testing.T) {
+	g := &gateway{log: slog.New(slog.DiscardHandler)}
+	pol := &policy.Policy{Gateway: policy.Gateway{PublicURL: "https://localhost:8443"}}
+	before := g.egressRules(t.Context(), pol).Own
+	if len(before) == 0 {
+		t.Fatal("localhost does not resolve")
+	}
+	failing, cancel := context.WithCancel(t.Context())
+	cancel()
+	pol.Gateway.PublicURL = "https://does-not-resolve.invalid:8443"
+	if own := g.egressRules(failing, pol).Own; !slices.Equal(own, before) {
+		t.Errorf("while the name does not resolve: %v, before %v", own, before)
+	}
+}
+
+// A secret follows its credential to whatever hosts the policy now gives it, and
+// the operator is told.
+func TestGateway_ReloadTellsWhichSecretsMove(t *testing.T) {
+	compile := func(src string) *policy.Policy {
+		t.Helper()
+		pol, diags := policy.Compile("gateway.hcl", []byte("gateway { public_url = \"https://localhost:8443\" }\n"+src), policy.Options{})
+		if pol == nil {
+			t.Fatal(diags)
+		}
+		return pol
+	}
+	const endpoints = `endpoint "https" "a" { hosts = ["a.example.com"] }
+endpoint "https" "b" { hosts = ["b.example.com"] }
+`
+	now := compile(endpoints + `credential "bearer" "stays" { endpoint = https.a }
+credential "bearer" "moves" { endpoint = https.a }
+credential "bearer" "never_stored" { endpoint = https.a }
+credential "bearer" "host_changes" { endpoint = https.b }
+`)
+	next := compile(strings.Replace(endpoints, "b.example.com", "b.example.net", 1) + `credential "bearer" "stays" { endpoint = https.a }
+credential "bearer" "moves" { endpoint = https.b }
+credential "bearer" "never_stored" { endpoint = https.b }
+credential "bearer" "host_changes" { endpoint = https.b }
+credential "bearer" "returns" { endpoint = https.b }
+`)
+	db, err := registry.Open(t.Context(), registry.Config{Dir: filepath.Join(t.TempDir(), "state"), Subnets: now.WireGuard.Subnets})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	for _, ref := range []string{"bearer.stays", "bearer.moves", "bearer.host_changes", "bearer.returns"} {
+		if err := db.SetCredential(t.Context(), ref, map[string]secret.Secret{"secret": secret.New([]byte("tok-4711"))}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var log bytes.Buffer
+	g := &gateway{db: db, log: slog.New(slog.NewTextHandler(&log, nil))}
+	g.tellMoved(t.Context(), now, next)
+	for ref, want := range map[string]bool{"stays": false, "moves": true, "never_stored": false, "host_changes": true, "returns": true} {
+		if got := strings.Contains(log.String(), "bearer."+ref); got != want {
+			t.Errorf("%s is told of: %v, want %v\n%s", ref, got, want, &log)
+		}
+	}
+	if strings.Contains(log.String(), "4711") {
+		t.Errorf("the log has the secret:\n%s", &log)
 	}
 }
