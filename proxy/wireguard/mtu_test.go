@@ -156,13 +156,17 @@ func TestConcurrentUse(t *testing.T) {
 	setPeers(t, gw, stays)
 	stop := make(chan struct{})
 	var wg sync.WaitGroup
+	defer func() {
+		close(stop)
+		wg.Wait()
+	}()
 	repeat := func(f func()) {
 		wg.Go(func() {
 			for {
 				select {
 				case <-stop:
 					return
-				default:
+				case <-time.After(time.Millisecond): // the flows need some of the machine too
 					f()
 				}
 			}
@@ -197,6 +201,4 @@ func TestConcurrentUse(t *testing.T) {
 		}
 		c.Close()
 	}
-	close(stop)
-	wg.Wait()
 }

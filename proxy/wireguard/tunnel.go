@@ -83,7 +83,7 @@ const (
 type Echo struct {
 	Src, Dst netip.Addr // of the request: agent, target
 	ID, Seq  uint16
-	Payload  []byte
+	Payload  []byte // of a request: valid during the call only
 }
 
 // Limits of a tunnel. Those of one peer are in peers.go.
