@@ -227,25 +227,8 @@ func (h *holder) connect(ctx context.Context, once bool) error {
 			return err
 		}
 		for _, e := range endpoints {
-			began := time.Now()
-			if s, err := h.t.stats(); err != nil {
+			if ok, err := h.handshake(ctx, e); ok || err != nil {
 				return err
-			} else if s.endpoint != e.String() {
-				if err := h.t.dial(e); err != nil {
-					return err
-				}
-			}
-			for time.Since(began) < firstHandshake {
-				s, err := h.t.stats()
-				if err != nil {
-					return err
-				}
-				if time.Since(s.lastHandshake) < staleAfter {
-					return nil
-				}
-				if err := sleep(ctx, 50*time.Millisecond); err != nil {
-					return err
-				}
 			}
 		}
 		if once {
@@ -257,6 +240,35 @@ func (h *holder) connect(ctx context.Context, once bool) error {
 		}
 		if err := sleep(ctx, tickEvery); err != nil {
 			return err
+		}
+	}
+}
+
+// handshake tries one endpoint for as long as is reasonable.
+func (h *holder) handshake(ctx context.Context, e netip.AddrPort) (ok bool, err error) {
+	began := time.Now()
+	for wait, next := firstHandshake, began; ; {
+		s, err := h.t.stats()
+		if err != nil {
+			return false, err
+		}
+		if time.Since(s.lastHandshake) < staleAfter {
+			return true, nil
+		}
+		if now := time.Now(); now.After(next) {
+			if wait > lastHandshake {
+				return false, nil
+			}
+			// The one that openTunnel began counts as the first.
+			if s.endpoint != e.String() || next != began {
+				if err := h.t.dial(e); err != nil {
+					return false, err
+				}
+			}
+			next, wait = now.Add(wait), 2*wait
+		}
+		if err := sleep(ctx, 20*time.Millisecond); err != nil {
+			return false, err
 		}
 	}
 }

@@ -40,8 +40,13 @@ const (
 	// staleAfter is when a session has no keys left (wireguard's Reject-After-Time)
 	// plus a handshake's time. Then the gateway is gone or has moved.
 	staleAfter = 200 * time.Second
-	// firstHandshake is how long one endpoint is tried before the next.
-	firstHandshake = 20 * time.Second
+	// A handshake is begun anew after firstHandshake, then after twice that, and so
+	// on until lastHandshake; then the next endpoint's turn comes. wireguard-go by
+	// itself waits 5 s, and a first initiation is easily lost: the gateway takes
+	// none that is 16 ms younger than the last, and a TUN that gets its carrier
+	// back takes the device down and up.
+	firstHandshake = 1 * time.Second
+	lastHandshake  = 8 * time.Second
 )
 
 // newKey makes a WireGuard private key (I12: here, and it stays here).
@@ -190,13 +195,8 @@ func openTunnel(j *journal, cfg tunnelConfig, first netip.AddrPort) (_ *tunnel, 
 	}
 	j.checkpoint("made " + LinkName)
 	wg := &tunnel{dev: dev, cfg: cfg}
-	if err := dev.IpcSet(cfg.uapi()); err != nil {
+	if err := dev.IpcSet(cfg.uapi(first)); err != nil {
 		return nil, fmt.Errorf("configuring WireGuard: %w", err)
-	}
-	if first.IsValid() {
-		if err := wg.dial(first); err != nil {
-			return nil, err
-		}
 	}
 	link, err := netlink.LinkByName(LinkName)
 	if err != nil {
@@ -273,22 +273,27 @@ func ipNet(p netip.Prefix) *net.IPNet {
 	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
 }
 
-// uapi is the device's configuration without the peer's endpoint, in the
-// cross-platform userspace protocol of WireGuard.
-func (c tunnelConfig) uapi() string {
-	return fmt.Sprintf("private_key=%s\nfwmark=%d\nreplace_peers=true\npublic_key=%s\npreshared_key=%s\nreplace_allowed_ips=true\nallowed_ip=0.0.0.0/0\nallowed_ip=::/0\n",
-		hex.EncodeToString(c.privateKey.Reveal()), Mark, hex.EncodeToString(c.gatewayKey), hex.EncodeToString(c.presharedKey.Reveal()))
+// uapi is the device's configuration, in the cross-platform userspace protocol
+// of WireGuard.
+func (c tunnelConfig) uapi(first netip.AddrPort) string {
+	return fmt.Sprintf("private_key=%s\nfwmark=%d\n%s", hex.EncodeToString(c.privateKey.Reveal()), Mark, c.peer(first))
 }
 
-// dial points the device at the gateway. A handshake follows.
-func (t *tunnel) dial(to netip.AddrPort) error {
-	// Setting the keepalive to a value from zero sends one at once, which starts
-	// the handshake.
-	err := t.dev.IpcSet(fmt.Sprintf("public_key=%s\nupdate_only=true\nendpoint=%s\npersistent_keepalive_interval=0\n", hex.EncodeToString(t.cfg.gatewayKey), to))
-	if err == nil {
-		err = t.dev.IpcSet(fmt.Sprintf("public_key=%s\nupdate_only=true\npersistent_keepalive_interval=%d\n", hex.EncodeToString(t.cfg.gatewayKey), t.cfg.keepalive))
+// peer is its part about the gateway. The endpoint comes before the addresses: a
+// TUN that was there before may have packets waiting, and they start a handshake.
+func (c tunnelConfig) peer(to netip.AddrPort) string {
+	var endpoint string
+	if to.IsValid() {
+		endpoint = fmt.Sprintf("endpoint=%s\npersistent_keepalive_interval=%d\n", to, c.keepalive)
 	}
-	if err != nil {
+	return fmt.Sprintf("replace_peers=true\npublic_key=%s\npreshared_key=%s\n%sreplace_allowed_ips=true\nallowed_ip=0.0.0.0/0\nallowed_ip=::/0\n",
+		hex.EncodeToString(c.gatewayKey), hex.EncodeToString(c.presharedKey.Reveal()), endpoint)
+}
+
+// dial points the device at the gateway and begins a handshake, at once and
+// whatever came of the one before: it forgets the session that there was.
+func (t *tunnel) dial(to netip.AddrPort) error {
+	if err := t.dev.IpcSet(t.cfg.peer(to)); err != nil {
 		return fmt.Errorf("setting the gateway's endpoint: %w", err)
 	}
 	return nil
