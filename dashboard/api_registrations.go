@@ -27,6 +27,7 @@ func (d *dashboard) approveAPI(w http.ResponseWriter, r *http.Request) {
 	var req struct {
 		Profiles []string        `json:"profiles"`
 		UserCode string          `json:"user_code"`
+		Pin      *pinView        `json:"pin"` // as it was shown; null: whatever it is
 		Repin    json.RawMessage `json:"repin"`
 	}
 	if err := readJSON(r, &req); err != nil {
@@ -37,7 +38,7 @@ func (d *dashboard) approveAPI(w http.ResponseWriter, r *http.Request) {
 		d.fail(w, r, &failure{http.StatusUnprocessableEntity, "repin_unsupported", "repin is not supported by this gateway yet", "approve without it: the pin is kept"})
 		return
 	}
-	if err := d.approve(r, req.Profiles, req.UserCode); err != nil {
+	if err := d.approve(r, req.Profiles, req.UserCode, req.Pin); err != nil {
 		d.fail(w, r, err)
 		return
 	}

@@ -162,7 +162,11 @@ func (d *dashboard) afterForm(w http.ResponseWriter, r *http.Request, did string
 func (d *dashboard) approveForm(w http.ResponseWriter, r *http.Request) {
 	err := parseForm(r)
 	if err == nil {
-		err = d.approve(r, r.PostForm["profile"], r.PostForm.Get("user_code"))
+		var seen *pinView
+		if r.PostForm.Has("pin4") || r.PostForm.Has("pin6") {
+			seen = &pinView{IPv4: r.PostForm.Get("pin4"), IPv6: r.PostForm.Get("pin6")}
+		}
+		err = d.approve(r, r.PostForm["profile"], r.PostForm.Get("user_code"), seen)
 	}
 	d.afterForm(w, r, "approved", err)
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"regexp"
 	"strings"
@@ -138,6 +139,34 @@ func TestPages_LookAlikesOfTheRegistrysKind(t *testing.T) {
 	}
 }
 
+// Until the approval, whoever has the join credential can add an address to the
+// pin: the operator approves what the page showed, or looks again.
+func TestPages_ApprovesThePinThatWasShown(t *testing.T) {
+	g := newOperated(t)
+	reg := g.enrol("build-01", "198.51.100.1")
+	at := "/registrations/" + string(reg.ID)
+	page := g.page(at)
+	for _, field := range []string{`name="pin4" value="198.51.100.1"`, `name="pin6" value=""`} {
+		if !strings.Contains(page, field) {
+			t.Errorf("the form has no %s", field)
+		}
+	}
+	shown := url.Values{"profile": {"ci"}, "pin4": {"198.51.100.1"}, "pin6": {""}}
+	for _, from := range []string{"198.51.100.1", "2001:db8:bad::1"} { // the agent host, and who has its credential
+		if _, err := g.db.Claim(t.Context(), reg.ID, netip.MustParseAddr(from)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	body := status(t, g.post(at+"/approve", shown), http.StatusConflict)
+	if !strings.Contains(body, "2001:db8:bad::1") || g.get(reg.ID).State != registry.Pending {
+		t.Errorf("approved, or the page does not show the new pin:\n%s", body)
+	}
+	refused(t, g.api("POST", "/api"+at+"/approve", `{"profiles":["ci"],"pin":{"ipv4":"198.51.100.1","ipv6":""}}`), http.StatusConflict, "pin_changed")
+	refused(t, g.api("POST", "/api"+at+"/approve", `{"profiles":["ci"],"pin":{"ipv4":"x","ipv6":""}}`), http.StatusBadRequest, "bad_request")
+	shown.Set("pin6", "2001:db8:bad::1")
+	goesTo(t, g.post(at+"/approve", shown), at+"?done=approved")
+}
+
 // Names, reasons and summaries are an agent's or an upstream's words.
 func TestPages_HostileText(t *testing.T) {
 	g := newOperated(t)
@@ -262,7 +291,7 @@ func checkMarkup(t *testing.T, where string, doc *html.Node) {
 	}
 	for n := range doc.Descendants() {
 		a := attributes(n)
-		if n.Type == html.ElementNode && (n.Data == "input" || n.Data == "select" || n.Data == "textarea") && !labelled[a["id"]] {
+		if n.Type == html.ElementNode && (n.Data == "input" || n.Data == "select" || n.Data == "textarea") && a["type"] != "hidden" && !labelled[a["id"]] {
 			t.Errorf("%s: %s %q has no label", where, n.Data, a["name"])
 		}
 		if n.Data == "input" && a["type"] == "password" && a["value"] != "" {

@@ -50,6 +50,22 @@ type pinView struct {
 	IPv6 string `json:"ipv6"`
 }
 
+// pin undoes what view makes of a pin.
+func (v pinView) pin() (registry.Pin, error) {
+	var p registry.Pin
+	for text, to := range map[string]*netip.Addr{v.IPv4: &p.IPv4, v.IPv6: &p.IPv6} {
+		if text == "" {
+			continue
+		}
+		a, err := netip.ParseAddr(text)
+		if err != nil {
+			return registry.Pin{}, badRequest("pin is not the addresses that were shown")
+		}
+		*to = a
+	}
+	return p, nil
+}
+
 // roster is what a registration is looked at against, read once per request.
 type roster struct {
 	snapshot *registry.Snapshot
@@ -113,8 +129,9 @@ func (d *dashboard) registration(r *http.Request) (*registry.Registration, error
 	return reg, nil
 }
 
-// approve moves a pending or blocked registration to approved.
-func (d *dashboard) approve(r *http.Request, profiles []string, userCode string) error {
+// approve moves a pending or blocked registration to approved. With seen, its
+// pin must be the one that the operator saw.
+func (d *dashboard) approve(r *http.Request, profiles []string, userCode string, seen *pinView) error {
 	reg, err := d.registration(r)
 	if err != nil {
 		return err
@@ -126,7 +143,14 @@ func (d *dashboard) approve(r *http.Request, profiles []string, userCode string)
 	if err != nil {
 		return err
 	}
-	err = d.Registry.Approve(context.WithoutCancel(r.Context()), reg.ID, profiles, strings.TrimSpace(userCode))
+	ctx, userCode := context.WithoutCancel(r.Context()), strings.TrimSpace(userCode)
+	if seen == nil {
+		err = d.Registry.Approve(ctx, reg.ID, profiles, userCode)
+	} else if pin, perr := seen.pin(); perr == nil {
+		err = d.Registry.ApproveShown(ctx, reg.ID, profiles, userCode, pin)
+	} else {
+		err = perr
+	}
 	if errors.Is(err, registry.ErrState) {
 		return d.whyNotApproved(reg.ID)
 	}

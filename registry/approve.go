@@ -20,6 +20,17 @@ const (
 // are pending (ErrCodeRequired) and checked whenever it is given
 // (ErrCodeWrong).
 func (db *DB) Approve(ctx context.Context, id ID, profiles []string, userCode string) error {
+	return db.approve(ctx, id, profiles, userCode, nil)
+}
+
+// ApproveShown is Approve by an operator who was shown pin: where it is another
+// by now, it fails with ErrPinChanged. Until the approval, whoever has the join
+// credential can add an address to the pin.
+func (db *DB) ApproveShown(ctx context.Context, id ID, profiles []string, userCode string, pin Pin) error {
+	return db.approve(ctx, id, profiles, userCode, &pin)
+}
+
+func (db *DB) approve(ctx context.Context, id ID, profiles []string, userCode string, shown *Pin) error {
 	profiles, err := cleanProfiles(profiles)
 	if err != nil {
 		return fmt.Errorf("approving registration %q: %w", id, err)
@@ -30,6 +41,9 @@ func (db *DB) Approve(ctx context.Context, id ID, profiles []string, userCode st
 		}
 		if r.State != Pending && r.State != Blocked {
 			return false, fmt.Errorf("%w: the registration is %s", ErrState, r.State)
+		}
+		if shown != nil && *shown != r.Pin {
+			return false, ErrPinChanged
 		}
 		if userCode != "" && !sameCode(userCode, r.UserCode) {
 			return false, ErrCodeWrong

@@ -311,3 +311,27 @@ func TestUnapproveAll(t *testing.T) {
 	}
 	approveAll(t, db, get(t, db, one.ID))
 }
+
+// Between what an operator saw and what they approve, a claim may have changed
+// the pin.
+func TestApproveShown_RefusesAnotherPin(t *testing.T) {
+	db := openIn(t, stateDir(t), nil)
+	reg := enrol(t, db, "build-01", newSource())
+	seen := reg.Pin
+	if _, err := db.Claim(t.Context(), reg.ID, reg.Source); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := db.Claim(t.Context(), reg.ID, netip.MustParseAddr("2001:db8::1")); err != nil {
+		t.Fatal(err)
+	}
+	if err := db.ApproveShown(t.Context(), reg.ID, []string{"ci"}, "", seen); !errors.Is(err, registry.ErrPinChanged) {
+		t.Errorf("with the pin as it was: %v", err)
+	}
+	now, _ := db.Snapshot().ByID(reg.ID)
+	if now.State != registry.Pending {
+		t.Fatalf("the registration is %s", now.State)
+	}
+	if err := db.ApproveShown(t.Context(), reg.ID, []string{"ci"}, "", now.Pin); err != nil {
+		t.Errorf("with the pin as it is: %v", err)
+	}
+}
