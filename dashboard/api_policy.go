@@ -4,6 +4,8 @@ import (
 	"net"
 	"net/http"
 	"strconv"
+
+	"github.com/clawpatrol/clawpatrol/policy"
 )
 
 type endpointView struct {
@@ -24,10 +26,7 @@ type profileView struct {
 func (d *dashboard) listEndpoints(w http.ResponseWriter, _ *http.Request) {
 	var items []endpointView
 	for _, e := range d.Policy().Endpoints {
-		v := endpointView{Type: e.Type, Name: e.Name, Hosts: []string{}, OwnCA: e.RootCAs != nil, Cookies: "strip"}
-		for _, h := range e.Hosts {
-			v.Hosts = append(v.Hosts, net.JoinHostPort(h.Name, strconv.Itoa(int(h.Port))))
-		}
+		v := endpointView{Type: e.Type, Name: e.Name, Hosts: hostList(e), OwnCA: e.RootCAs != nil, Cookies: "strip"}
 		if e.Address.IsValid() {
 			v.Address = e.Address.String()
 		}
@@ -37,6 +36,15 @@ func (d *dashboard) listEndpoints(w http.ResponseWriter, _ *http.Request) {
 		items = append(items, v)
 	}
 	writeList(w, items, "")
+}
+
+// hostList is an endpoint's hosts, each with its port.
+func hostList(e *policy.Endpoint) []string {
+	hosts := []string{}
+	for _, h := range e.Hosts {
+		hosts = append(hosts, net.JoinHostPort(h.Name, strconv.Itoa(int(h.Port))))
+	}
+	return hosts
 }
 
 func (d *dashboard) listProfiles(w http.ResponseWriter, _ *http.Request) {

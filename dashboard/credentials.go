@@ -27,6 +27,7 @@ type credentialView struct {
 	Type     string     `json:"type"`
 	Name     string     `json:"name"`
 	Endpoint string     `json:"endpoint"` // ref; empty where the policy has no such credential
+	Hosts    []string   `json:"hosts"`    // host:port, where its secret goes
 	Slots    []slotView `json:"slots"`
 	Profiles []string   `json:"profiles"` // that hold it
 	Env      string     `json:"env,omitempty"`
@@ -55,9 +56,9 @@ func (d *dashboard) credentials(ctx context.Context) ([]credentialView, error) {
 	p := d.Policy()
 	var views []credentialView
 	for _, c := range p.Credentials {
-		v := credentialView{Type: c.Type, Name: c.Name, Env: c.Env, Profiles: []string{}, Slots: slotViews(c.Slots(), byRef[c.Ref()].Slots)}
+		v := credentialView{Type: c.Type, Name: c.Name, Env: c.Env, Hosts: []string{}, Profiles: []string{}, Slots: slotViews(c.Slots(), byRef[c.Ref()].Slots)}
 		if c.Endpoint != nil {
-			v.Endpoint = c.Endpoint.Ref()
+			v.Endpoint, v.Hosts = c.Endpoint.Ref(), hostList(c.Endpoint)
 		}
 		for _, pr := range p.Profiles {
 			if slices.Contains(pr.Credentials, c) {
@@ -72,7 +73,7 @@ func (d *dashboard) credentials(ctx context.Context) ([]credentialView, error) {
 			continue
 		}
 		typ, name, _ := strings.Cut(s.Ref, ".")
-		views = append(views, credentialView{Type: typ, Name: name, Profiles: []string{}, Unused: true, Slots: slotViews(nil, s.Slots)})
+		views = append(views, credentialView{Type: typ, Name: name, Hosts: []string{}, Profiles: []string{}, Unused: true, Slots: slotViews(nil, s.Slots)})
 	}
 	return views, nil
 }

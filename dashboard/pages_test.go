@@ -167,6 +167,18 @@ func TestPages_ApprovesThePinThatWasShown(t *testing.T) {
 	goesTo(t, g.post(at+"/approve", shown), at+"?done=approved")
 }
 
+// Where a secret goes is the policy's to say: the page says it to who sets one.
+func TestPages_CredentialSaysWhereItsSecretGoes(t *testing.T) {
+	g := newOperated(t)
+	if page := g.page("/credentials/bearer/github_token"); !strings.Contains(page, "<code>api.github.com:443</code>") || !strings.Contains(page, "<code>uploads.github.com:443</code>") {
+		t.Errorf("the page does not name the hosts:\n%s", page)
+	}
+	g.load(strings.ReplaceAll(gatewayHCL, "api.github.com", "api.github.example"))
+	if page := g.page("/credentials/bearer/github_token"); !strings.Contains(page, "api.github.example:443") {
+		t.Errorf("after a reload, the page does not name the hosts:\n%s", page)
+	}
+}
+
 // Names, reasons and summaries are an agent's or an upstream's words.
 func TestPages_HostileText(t *testing.T) {
 	g := newOperated(t)
