@@ -34,7 +34,14 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	// Cobra reports a wrong flag or argument the same way as a failed command;
 	// they differ in that the latter got to run.
 	ran := false
-	root.PersistentPreRun = func(*cobra.Command, []string) { ran = true }
+	for _, c := range root.Commands() {
+		if inner := c.RunE; inner != nil {
+			c.RunE = func(c *cobra.Command, args []string) error {
+				ran = true
+				return inner(c, args)
+			}
+		}
+	}
 
 	err := root.ExecuteContext(ctx)
 	if err == nil {
@@ -56,7 +63,8 @@ func rootCommand() *cobra.Command {
 		Short:         "Claw Patrol gives agents access without giving them the secrets",
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		Args:          cobra.NoArgs,
+		Args:          cobra.NoArgs, // an unknown command is an error, not a call for help
+		RunE:          func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
 	root.AddCommand(
 		gatewayCommand(),
