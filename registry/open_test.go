@@ -124,6 +124,40 @@ func TestI03_WiderPermissionsStopTheStart(t *testing.T) {
 	}
 }
 
+// Whoever can move state_dir away makes the next start one with no password.
+func TestI03_ReplaceableStateDirectoryStopsTheStart(t *testing.T) {
+	// Reachable by others, as t.TempDir is not.
+	above, err := os.MkdirTemp("", "state-test-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(above) })
+	dir := filepath.Join(above, "state")
+	mode := func(m fs.FileMode) {
+		t.Helper()
+		if err := os.Chmod(above, m); err != nil {
+			t.Fatal(err)
+		}
+	}
+	mode(0o755)
+	if err := openIn(t, dir, nil).Close(); err != nil {
+		t.Fatal(err)
+	}
+	mode(0o777)
+	if msg := refused(t, config(dir, nil), registry.ErrPermissions); !strings.Contains(msg, above) {
+		t.Errorf("the message does not say where: %s", msg)
+	}
+	link := filepath.Join(t.TempDir(), "link")
+	if err := os.Symlink(dir, link); err != nil {
+		t.Fatal(err)
+	}
+	refused(t, config(link, nil), registry.ErrPermissions)
+	mode(0o777 | fs.ModeSticky)
+	if err := openIn(t, dir, nil).Close(); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestI03_ForeignOwnerStopsTheStart(t *testing.T) {
 	dir := "/usr" // root's, for everybody but root
 	if os.Geteuid() == 0 {

@@ -42,12 +42,56 @@ func prepareDir(dir string) error {
 	if err := checkOwner(dir, fi, 0o700); err != nil {
 		return err
 	}
+	if err := checkAbove(dir); err != nil {
+		return err
+	}
 	for _, name := range []string{fileDB, fileDB + "-wal", fileDB + "-shm", fileDB + "-journal", fileLock, fileMasterKey} {
 		if err := checkFile(filepath.Join(dir, name)); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// checkAbove refuses a state directory that everyone could move away: the next
+// start would make another, empty one, whose first visitor sets the password.
+// Where dir is a symbolic link, both ends are checked.
+func checkAbove(dir string) error {
+	link, err := filepath.Abs(dir)
+	if err != nil {
+		return err
+	}
+	target, err := filepath.EvalSymlinks(link)
+	if err != nil {
+		return err
+	}
+	for _, path := range []string{link, target} {
+		if err := checkParents(path); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func checkParents(path string) error {
+	var open error // the first directory found open
+	for path != filepath.Dir(path) {
+		path = filepath.Dir(path)
+		fi, err := os.Stat(path)
+		if err != nil {
+			return err
+		}
+		perm := fi.Mode().Perm()
+		// In a sticky directory, such as /tmp, only an entry's owner may move it.
+		if perm&0o002 != 0 && fi.Mode()&fs.ModeSticky == 0 && open == nil {
+			open = &OpenError{Err: ErrPermissions, Detail: "everyone may replace what is in " + path,
+				Advice: "chmod o-w " + path + ", or move state_dir to a directory that only root or the gateway's user may write"}
+		}
+		if st, ok := fi.Sys().(*syscall.Stat_t); ok && perm&0o011 == 0 && (st.Uid == 0 || int(st.Uid) == os.Geteuid()) {
+			open = nil // others do not get to what is below
+		}
+	}
+	return open
 }
 
 // checkFile checks that path, where it exists, is a file of ours that nobody
