@@ -39,8 +39,11 @@ func (m *meter) httpsRows(ctx context.Context) error {
 		errs = append(errs, m.row(ctx, r.name, "/s", r.reach, limit, ours))
 	}
 
+	errs = append(errs, m.row(ctx, "HTTPS h2, 1 KiB, 10 streams, to the splice", "/s", "",
+		contender{"TLS splice", splicePID, requests(s.client(s.plain, splice, true, 1), apiHost, 10, 1<<10)},
+		contender{"ours", gatewayPID, requests(s.client(s.joined.Host, through, true, 1), apiHost, 10, 1<<10)}))
 	direct := requests(s.client(s.plain, "192.0.2.15:443", true, 1), "direct.example.com", 10, 1<<10)
-	errs = append(errs, m.row(ctx, "HTTPS h2, 1 KiB, 10 streams", "/s", "0.55",
+	errs = append(errs, m.row(ctx, "HTTPS h2, 1 KiB, 10 streams, to no tunnel at all", "/s", "0.55",
 		contender{"direct h2", nil, direct},
 		contender{"ours", gatewayPID, requests(s.client(s.joined.Host, through, true, 1), apiHost, 10, 1<<10)}))
 

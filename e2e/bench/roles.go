@@ -126,12 +126,12 @@ func (s *tlsSplice) serve(c net.Conn) {
 	defer c.Close()
 	agent := tls.Server(c, &tls.Config{
 		GetCertificate: func(h *tls.ClientHelloInfo) (*tls.Certificate, error) { return s.ca.Leaf(h.ServerName) },
-		NextProtos:     []string{"http/1.1"},
+		NextProtos:     []string{"h2", "http/1.1"},
 	})
 	if err := agent.Handshake(); err != nil {
 		return
 	}
-	up, err := tls.Dial("tcp", s.upstream, &tls.Config{RootCAs: s.roots, ServerName: apiHost, NextProtos: []string{"http/1.1"}, ClientSessionCache: s.sessions})
+	up, err := tls.Dial("tcp", s.upstream, &tls.Config{RootCAs: s.roots, ServerName: apiHost, NextProtos: []string{agent.ConnectionState().NegotiatedProtocol}, ClientSessionCache: s.sessions})
 	if err != nil {
 		return
 	}

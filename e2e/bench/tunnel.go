@@ -40,7 +40,6 @@ func (m *meter) tunnelRows(ctx context.Context) error {
 	ours := func(run func(h *lab.Host, host string) func(context.Context, time.Duration) (float64, error)) contender {
 		return contender{"ours", []int{s.gateway.PID()}, run(s.joined.Host, lab.GatewayIPv4.String())}
 	}
-	fmt.Println("| row | limit | ours | CPU per unit, ours to limit's | ratio (min to max) | reach |\n| --- | --- | --- | --- | --- | --- |")
 	return errors.Join(
 		m.row(ctx, "tunnel, one TCP flow down", "B/s", "0.90", limit(bulk('d')), ours(bulk('d'))),
 		m.row(ctx, "tunnel, one TCP flow up", "B/s", "0.95", limit(bulk('u')), ours(bulk('u'))),

@@ -1,0 +1,331 @@
+package hostile
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/checksum"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+
+	"github.com/clawpatrol/clawpatrol/e2e/lab"
+)
+
+// What an agent that is root on its own host can do to its tunnel takes raw
+// sockets there. So this test binary runs itself on the agent host, with the
+// name of an attack and its arguments in its environment.
+const attackVariable = "CLAWPATROL_ATTACK"
+
+func init() {
+	args := strings.Fields(os.Getenv(attackVariable))
+	if len(args) == 0 {
+		return
+	}
+	if err := perform(args[0], args[1:]); err != nil {
+		fmt.Fprintf(os.Stderr, "attack %s: %v\n", args[0], err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+func perform(name string, args []string) error {
+	to, err := netip.ParseAddrPort(args[0])
+	if err != nil {
+		return err
+	}
+	limit, err := time.ParseDuration(args[1])
+	if err != nil {
+		return err
+	}
+	switch name {
+	case "junk": // forged WireGuard data messages
+		return junk(to, args[2], time.Now().Add(limit))
+	case "syn": // connection attempts that go no further
+		return synFlood(to, time.Now().Add(limit))
+	case "udp":
+		return udpFlood(to, time.Now().Add(limit))
+	case "download": // a segment size, a window, a request
+		mss, _ := strconv.Atoi(args[2])
+		return download_(to, time.Now().Add(limit), uint16(mss))
+	case "zerowindow":
+		n, _ := strconv.Atoi(args[2])
+		return zeroWindow(to, time.Now().Add(limit), n)
+	}
+	return errors.New("no such attack")
+}
+
+// attack runs one on an agent host to its end.
+func attack(ctx context.Context, agent *lab.Joined, args ...string) (string, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return "", err
+	}
+	return agent.Run(ctx, "env", attackVariable+"="+strings.Join(args, " "), self)
+}
+
+// junk sends messages that look like data of the session with that receiver
+// index, in trains of 60.
+func junk(to netip.AddrPort, index string, until time.Time) error {
+	receiver, err := strconv.ParseUint(index, 16, 32)
+	if err != nil {
+		return err
+	}
+	conn, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(to))
+	if err != nil {
+		return err
+	}
+	const size, train = 1000, 60
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	if err := raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.IPPROTO_UDP, unix.UDP_SEGMENT, size) }); err != nil {
+		return err
+	}
+	b := make([]byte, size*train)
+	sent := 0
+	for time.Now().Before(until) {
+		for i := range train {
+			p := b[i*size:]
+			binary.LittleEndian.PutUint32(p, 4)
+			if receiver != 0 {
+				binary.LittleEndian.PutUint32(p[4:], uint32(receiver))
+			} else {
+				binary.LittleEndian.PutUint32(p[4:], rand.Uint32())
+			}
+			binary.LittleEndian.PutUint64(p[8:], rand.Uint64())
+		}
+		if _, err := conn.Write(b); err == nil {
+			sent += train
+		}
+	}
+	fmt.Println("sent", sent)
+	return nil
+}
+
+func udpFlood(to netip.AddrPort, until time.Time) error {
+	conn, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(to))
+	if err != nil {
+		return err
+	}
+	b := make([]byte, 64)
+	sent := 0
+	for time.Now().Before(until) {
+		if _, err := conn.Write(b); err == nil {
+			sent++
+		}
+	}
+	fmt.Println("sent", sent)
+	return nil
+}
+
+// wire is the tunnel's interface, for packets of one's own.
+type wire struct {
+	fd    int
+	index int
+	src   netip.Addr // of the registration's, unknown to this host's kernel
+}
+
+func openWire() (*wire, error) {
+	ifi, err := net.InterfaceByName("clawpatrol0")
+	if err != nil {
+		return nil, err
+	}
+	addrs, err := ifi.Addrs()
+	if err != nil {
+		return nil, err
+	}
+	w := &wire{index: ifi.Index}
+	for _, a := range addrs {
+		if ip, ok := netip.AddrFromSlice(a.(*net.IPNet).IP); ok && ip.Unmap().Is4() {
+			w.src = ip.Unmap().Next().Next()
+		}
+	}
+	const ip4 = unix.ETH_P_IP>>8 | unix.ETH_P_IP&0xff<<8
+	if w.fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM, ip4); err != nil {
+		return nil, err
+	}
+	return w, unix.Bind(w.fd, &unix.SockaddrLinklayer{Protocol: ip4, Ifindex: w.index})
+}
+
+// segment is what matters of a TCP segment.
+type segment struct {
+	port     uint16 // of the agent
+	seq, ack uint32
+	flags    header.TCPFlags
+	window   uint16
+	options  []byte
+	payload  []byte
+}
+
+func (w *wire) send(to netip.AddrPort, s segment) error {
+	size := header.TCPMinimumSize + len(s.options)
+	b := make([]byte, header.IPv4MinimumSize+size+len(s.payload))
+	src, dst := tcpip.AddrFromSlice(w.src.AsSlice()), tcpip.AddrFromSlice(to.Addr().AsSlice())
+	ip := header.IPv4(b)
+	ip.Encode(&header.IPv4Fields{TotalLength: uint16(len(b)), TTL: 64, Protocol: 6, SrcAddr: src, DstAddr: dst})
+	ip.SetChecksum(^ip.CalculateChecksum())
+	tcp := header.TCP(b[header.IPv4MinimumSize:])
+	tcp.Encode(&header.TCPFields{SrcPort: s.port, DstPort: to.Port(), SeqNum: s.seq, AckNum: s.ack, DataOffset: uint8(size), Flags: s.flags, WindowSize: s.window})
+	copy(tcp[header.TCPMinimumSize:], s.options)
+	copy(tcp[size:], s.payload)
+	sum := header.PseudoHeaderChecksum(6, src, dst, uint16(size+len(s.payload)))
+	tcp.SetChecksum(^checksum.Checksum(tcp, sum))
+	return unix.Sendto(w.fd, b, 0, &unix.SockaddrLinklayer{Protocol: 8, Ifindex: w.index})
+}
+
+// receive returns the next segment to one of our ports, with the agent's port.
+func (w *wire) receive(b []byte, until time.Time) (segment, error) {
+	for {
+		left := time.Until(until)
+		if left <= 0 {
+			return segment{}, os.ErrDeadlineExceeded
+		}
+		tv := unix.NsecToTimeval(left.Nanoseconds())
+		if err := unix.SetsockoptTimeval(w.fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &tv); err != nil {
+			return segment{}, err
+		}
+		n, from, err := unix.Recvfrom(w.fd, b, 0)
+		if err != nil {
+			if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR) {
+				continue
+			}
+			return segment{}, err
+		}
+		if ll, ok := from.(*unix.SockaddrLinklayer); !ok || ll.Pkttype == unix.PACKET_OUTGOING || n < 40 || b[9] != 6 {
+			continue
+		}
+		if netip.AddrFrom4([4]byte(b[16:20])) != w.src {
+			continue
+		}
+		tcp := header.TCP(b[20:n])
+		return segment{
+			port: tcp.DestinationPort(), seq: tcp.SequenceNumber(), ack: tcp.AckNumber(),
+			flags: tcp.Flags(), window: tcp.WindowSize(), payload: tcp[tcp.DataOffset():],
+		}, nil
+	}
+}
+
+func synFlood(to netip.AddrPort, until time.Time) error {
+	w, err := openWire()
+	if err != nil {
+		return err
+	}
+	sent := 0
+	for time.Now().Before(until) {
+		if w.send(to, segment{port: uint16(1024 + sent%60000), seq: rand.Uint32(), flags: header.TCPFlagSyn, window: 65535}) == nil {
+			sent++
+		}
+	}
+	fmt.Println("sent", sent)
+	return nil
+}
+
+const request = "GET / HTTP/1.0\r\n\r\n"
+
+// download_ fetches with segments of mss bytes at most, acknowledging what comes
+// and throwing it away.
+func download_(to netip.AddrPort, until time.Time, mss uint16) error {
+	w, err := openWire()
+	if err != nil {
+		return err
+	}
+	port := uint16(20000 + rand.IntN(20000))
+	seq := rand.Uint32()
+	syn := segment{port: port, seq: seq, flags: header.TCPFlagSyn, window: 65535,
+		options: []byte{2, 4, byte(mss >> 8), byte(mss), 3, 3, 10, 0}} // MSS, window scale
+	if err := w.send(to, syn); err != nil {
+		return err
+	}
+	b := make([]byte, 65536)
+	bytes, packets, acks := 0, 0, 0
+	next := uint32(0)
+	for {
+		s, err := w.receive(b, until)
+		if err != nil {
+			fmt.Println("bytes", bytes, "packets", packets, "acks", acks)
+			return nil
+		}
+		if s.port != port {
+			continue
+		}
+		switch {
+		case s.flags&header.TCPFlagRst != 0:
+			fmt.Println("reset; bytes", bytes, "packets", packets)
+			return nil
+		case s.flags&header.TCPFlagSyn != 0:
+			next = s.seq + 1
+			err = w.send(to, segment{port: port, seq: seq + 1, ack: next, flags: header.TCPFlagAck | header.TCPFlagPsh, window: 4096, payload: []byte(request)})
+		default:
+			packets++
+			bytes += len(s.payload)
+			if d := int32(s.seq + uint32(len(s.payload)) - next); d > 0 {
+				next += uint32(d)
+			}
+			if acks++; true {
+				err = w.send(to, segment{port: port, seq: seq + 1 + uint32(len(request)), ack: next, flags: header.TCPFlagAck, window: 4096})
+			}
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// zeroWindow opens n connections one after the other, asks for something on each,
+// ends its own side, and never makes room for the answer; it acknowledges every
+// probe for room.
+func zeroWindow(to netip.AddrPort, until time.Time, n int) error {
+	w, err := openWire()
+	if err != nil {
+		return err
+	}
+	b := make([]byte, 65536)
+	opened, reset, probes := 0, 0, 0
+	open := func() error {
+		opened++
+		return w.send(to, segment{port: uint16(10000 + opened), seq: 1, flags: header.TCPFlagSyn, window: 65535})
+	}
+	next := map[uint16]uint32{}
+	for i := 0; i < min(n, 100); i++ {
+		if err := open(); err != nil {
+			return err
+		}
+	}
+	for {
+		s, err := w.receive(b, until)
+		if err != nil {
+			fmt.Println("opened", opened, "reset", reset, "probes", probes)
+			return nil
+		}
+		switch {
+		case s.flags&header.TCPFlagRst != 0:
+			reset++
+			if next[s.port] == 0 && opened < n {
+				err = open()
+			}
+		case s.flags&header.TCPFlagSyn != 0:
+			next[s.port] = s.seq + 1
+			err = w.send(to, segment{port: s.port, seq: 2, ack: s.seq + 1, flags: header.TCPFlagAck | header.TCPFlagPsh | header.TCPFlagFin, payload: []byte(request)})
+			if opened < n {
+				err = open()
+			}
+		default:
+			probes++
+			err = w.send(to, segment{port: s.port, seq: 2 + uint32(len(request)) + 1, ack: next[s.port], flags: header.TCPFlagAck})
+		}
+		if err != nil {
+			return err
+		}
+	}
+}

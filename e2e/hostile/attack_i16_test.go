@@ -1,0 +1,158 @@
+package hostile
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+)
+
+// cost is what an attack made of the gateway while it ran.
+type cost struct {
+	peak   int // MiB of resident memory
+	before int
+	slow   []time.Duration // of another registration's requests, in order
+	failed int
+}
+
+func (c cost) String() string {
+	if len(c.slow) == 0 {
+		return fmt.Sprintf("memory %d -> %d MiB, no request of another served, %d failed", c.before, c.peak, c.failed)
+	}
+	return fmt.Sprintf("memory %d -> %d MiB; another's %d requests: median %v, slowest %v, %d failed",
+		c.before, c.peak, len(c.slow), c.slow[len(c.slow)/2].Round(time.Millisecond), c.slow[len(c.slow)-1].Round(time.Millisecond), c.failed)
+}
+
+// during measures memory, and the latency of another registration, while what
+// is done.
+func during(t *testing.T, what func()) cost {
+	t.Helper()
+	var c cost
+	pid := strconv.Itoa(gateway.PID())
+	c.before = memory(t, pid, "VmRSS")
+	_ = os.WriteFile("/proc/"+pid+"/clear_refs", []byte("5"), 0)
+	done := make(chan struct{})
+	measured := make(chan struct{})
+	go func() {
+		defer close(measured)
+		for {
+			select {
+			case <-done:
+				return
+			case <-time.After(20 * time.Millisecond):
+			}
+			began := time.Now()
+			if err := ask(t.Context()); err != nil {
+				c.failed++
+			} else {
+				c.slow = append(c.slow, time.Since(began))
+			}
+		}
+	}()
+	what()
+	close(done)
+	<-measured
+	slices.Sort(c.slow)
+	c.peak = memory(t, pid, "VmHWM")
+	return c
+}
+
+// ask makes a request of ops', on a connection of its own.
+func ask(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	transport := &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return theLab.Agents[1].Dial(ctx, "tcp", "192.0.2.13:443")
+		},
+		TLSClientConfig:   &tls.Config{InsecureSkipVerify: true, ServerName: "web.example.org"},
+		DisableKeepAlives: true,
+	}
+	req, err := http.NewRequestWithContext(ctx, "GET", "https://web.example.org/", nil)
+	if err != nil {
+		return err
+	}
+	resp, err := transport.RoundTrip(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	_, err = io.Copy(io.Discard, resp.Body)
+	return err
+}
+
+func memory(t *testing.T, pid, field string) int {
+	t.Helper()
+	b, err := os.ReadFile("/proc/" + pid + "/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.SplitSeq(string(b), "\n") {
+		if f := strings.Fields(line); len(f) == 3 && f[0] == field+":" {
+			kib, _ := strconv.Atoi(f[1])
+			return kib >> 10
+		}
+	}
+	t.Fatalf("no %s", field)
+	return 0
+}
+
+// fountain serves bytes without end, or n of them, to whoever asks.
+func fountain(t *testing.T, addr string, n int64) {
+	t.Helper()
+	ln, err := theLab.World.Listen(addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ln.Close() })
+	go func() {
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				_, _ = c.Read(make([]byte, 4096))
+				b := make([]byte, 64<<10)
+				for sent := int64(0); n == 0 || sent < n; {
+					m, err := c.Write(b[:min(int64(len(b)), max(n-sent, 0)+int64(len(b))*b2i(n == 0))])
+					if err != nil {
+						return
+					}
+					sent += int64(m)
+				}
+			}()
+		}
+	}()
+}
+
+func b2i(b bool) int64 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+func run(t *testing.T, args ...string) {
+	out, err := attack(t.Context(), ci, args...)
+	t.Logf("%v: %s %v", args, strings.TrimSpace(out), err)
+}
+
+func TestAttackMeasure(t *testing.T) {
+	fountain(t, "192.0.2.10:7000", 0)
+	fountain(t, "192.0.2.10:7001", 60<<10)
+	t.Log("baseline ", during(t, func() { time.Sleep(3 * time.Second) }))
+	for _, a := range strings.Split(os.Getenv("ATTACKS"), ";") {
+		t.Log(a, " ", during(t, func() { run(t, strings.Fields(a)...) }))
+	}
+	t.Log("after ", during(t, func() { time.Sleep(3 * time.Second) }))
+}
