@@ -13,6 +13,7 @@ import (
 // Limits of the action log.
 const (
 	maxQueuedRows    = 4096
+	maxShare         = maxQueuedRows / 4 // of them, one registration's
 	maxQueuedResults = 4096
 	maxBatch         = 256 // rows, and as many results, in a transaction
 
@@ -31,12 +32,13 @@ type actionLog struct {
 	stop  chan struct{} // closed by close
 	done  chan struct{} // closed when the writer has ended
 
-	mu      sync.Mutex // guards what follows
-	rows    []Action   // a ring: the row with ID n is rows[n%maxQueuedRows]
-	last    int64      // the newest ID given out
-	stored  int64      // every row up to this ID is on disk
-	results []result   // oldest first
-	lastSeq uint64     // the newest result queued
+	mu      sync.Mutex           // guards what follows
+	shares  map[ID]chan struct{} // a token for each of a registration's rows that is queued or waits for room
+	rows    []Action             // a ring: the row with ID n is rows[n%maxQueuedRows]
+	last    int64                // the newest ID given out
+	stored  int64                // every row up to this ID is on disk
+	results []result             // oldest first
+	lastSeq uint64               // the newest result queued
 	dropped uint64
 	writing uint64 // seq of the oldest result being written; 0: none
 
@@ -61,6 +63,7 @@ func openActionLog(ctx context.Context, db *DB) (*actionLog, error) {
 		wake:    make(chan struct{}, 1),
 		stop:    make(chan struct{}),
 		done:    make(chan struct{}),
+		shares:  make(map[ID]chan struct{}),
 		rows:    make([]Action, maxQueuedRows),
 		failing: make(chan struct{}),
 		moved:   make(chan struct{}),
@@ -87,32 +90,34 @@ func openActionLog(ctx context.Context, db *DB) (*actionLog, error) {
 	return l, nil
 }
 
-// append queues row under the next ID.
+// append queues row under the next ID. It waits for its registration's share
+// first and then for room: an agent that makes rows faster than the disk takes
+// them waits for itself, and the others find room.
 func (l *actionLog) append(ctx context.Context, row Action) (int64, error) {
 	if err := ctx.Err(); err != nil {
 		return 0, err
 	}
 	l.mu.Lock()
 	failing := l.failing
+	share := l.shareOf(row.Registration)
 	l.mu.Unlock()
 	select {
 	case <-failing:
 		return 0, l.refusal()
 	default:
 	}
-	select {
-	case l.room <- struct{}{}:
-	case <-ctx.Done():
-		return 0, ctx.Err()
-	case <-failing:
-		return 0, l.refusal()
-	case <-l.stop:
-		return 0, ErrClosed
+	if err := l.enter(ctx, share, failing); err != nil {
+		return 0, err
+	}
+	if err := l.enter(ctx, l.room, failing); err != nil {
+		<-share
+		return 0, err
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.stopped || l.err != nil {
 		<-l.room
+		<-share
 		return 0, l.refusalLocked()
 	}
 	l.last++
@@ -120,6 +125,32 @@ func (l *actionLog) append(ctx context.Context, row Action) (int64, error) {
 	l.rows[row.ID%maxQueuedRows] = row
 	l.poke()
 	return row.ID, nil
+}
+
+// shareOf returns where a registration's rows take their tokens; called with mu
+// held. The map grows with the registrations that have acted since the start,
+// and a channel of nothing costs as much however long it is.
+func (l *actionLog) shareOf(id ID) chan struct{} {
+	share := l.shares[id]
+	if share == nil {
+		share = make(chan struct{}, maxShare)
+		l.shares[id] = share
+	}
+	return share
+}
+
+// enter puts a token into places, waiting for as long as they are all taken.
+func (l *actionLog) enter(ctx context.Context, places chan<- struct{}, failing <-chan struct{}) error {
+	select {
+	case places <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-failing:
+		return l.refusal()
+	case <-l.stop:
+		return ErrClosed
+	}
 }
 
 // refusal is why no row is taken in.
@@ -292,8 +323,9 @@ func (l *actionLog) settle(rows []Action, err error) {
 	if err == nil {
 		l.writing = 0
 		l.stored += int64(len(rows))
-		for range rows {
+		for i := range rows {
 			<-l.room
+			<-l.shares[rows[i].Registration]
 		}
 	}
 	close(l.moved)

@@ -6,6 +6,8 @@ import (
 	"log/slog"
 	"net/netip"
 	"path/filepath"
+	"strconv"
+	"sync"
 	"testing"
 	"time"
 
@@ -20,16 +22,18 @@ func idleLog() *actionLog {
 		wake:    make(chan struct{}, 1),
 		stop:    make(chan struct{}),
 		done:    make(chan struct{}),
+		shares:  make(map[ID]chan struct{}),
 		rows:    make([]Action, maxQueuedRows),
 		failing: make(chan struct{}),
 		moved:   make(chan struct{}),
 	}
 }
 
+// appendN appends rows of more registrations than share the queue.
 func (l *actionLog) appendN(t *testing.T, n int) {
 	t.Helper()
-	for range n {
-		if _, err := l.append(t.Context(), Action{Verdict: verdictAllow}); err != nil {
+	for i := range n {
+		if _, err := l.append(t.Context(), Action{Registration: ID(strconv.Itoa(i % 8)), Verdict: verdictAllow}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -93,6 +97,43 @@ func TestActionLog_CloseTakesWhatNobodyWokeTheWriterFor(t *testing.T) {
 		if stored != 300 {
 			t.Fatalf("%d of 300 rows were written", stored)
 		}
+	}
+}
+
+// An agent that makes rows faster than the disk takes them must not keep the
+// others from acting.
+func TestActionLog_OneRegistrationLeavesRoomForOthers(t *testing.T) {
+	l := idleLog()
+	hostile := Action{Registration: "hostile", Verdict: verdictAllow}
+	ended, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	for range maxQueuedRows + 100 {
+		wg.Go(func() { _, _ = l.append(ended, hostile) })
+	}
+	for deadline := time.Now().Add(10 * time.Second); len(l.room) < maxShare; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d rows are queued", len(l.room))
+		}
+	}
+	for range maxShare {
+		if _, err := l.append(t.Context(), Action{Registration: "other", Verdict: verdictAllow}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(l.room) != 2*maxShare {
+		t.Errorf("%d rows are queued, want %d of each", len(l.room), maxShare)
+	}
+	cancel()
+	wg.Wait()
+	for {
+		rows, _ := l.take(nil, nil)
+		if len(rows) == 0 {
+			break
+		}
+		l.settle(rows, nil)
+	}
+	if n := len(l.room) + len(l.shares["hostile"]) + len(l.shares["other"]); n != 0 {
+		t.Errorf("%d places are still taken", n)
 	}
 }
 

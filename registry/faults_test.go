@@ -3,6 +3,7 @@ package registry_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os/signal"
 	"path/filepath"
 	"syscall"
@@ -184,15 +185,23 @@ func stalled(t *testing.T, dir string) (resume func()) {
 	return resume
 }
 
+// fillLog fills the queue before the log, of which a registration has a quarter
+// at most, and returns the rows' IDs.
+func fillLog(t *testing.T, db *registry.DB) (ids []int64) {
+	t.Helper()
+	for n := range 4096 {
+		ids = append(ids, appendRow(t, db, registry.Action{Registration: registry.ID(fmt.Sprint("r_", n%8)), Verdict: "allow"}))
+	}
+	return ids
+}
+
 func TestRelease_WaitsWhileTheQueueIsFull(t *testing.T) {
 	dir := stateDir(t)
 	db := openIn(t, dir, nil)
 	r := approved(t, db)
 	setCredential(t, db, "bearer.github", "secret", "sesame")
 	resume := stalled(t, dir)
-	for range 4096 {
-		appendRow(t, db, actionRow(r.ID))
-	}
+	fillLog(t, db)
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	if rel, err := db.Release(ctx, actionRow(r.ID)); !errors.Is(err, context.DeadlineExceeded) || rel.Slots != nil {
@@ -213,11 +222,8 @@ func TestRelease_WaitsWhileTheQueueIsFull(t *testing.T) {
 func TestFinish_DropsTheOldestAndCountsIt(t *testing.T) {
 	dir := stateDir(t)
 	db := openIn(t, dir, nil)
-	ids := make([]int64, 4096)
 	resume := stalled(t, dir)
-	for n := range ids {
-		ids[n] = appendRow(t, db, registry.Action{Verdict: "allow"})
-	}
+	ids := fillLog(t, db)
 	// The writer waits with a batch that may hold some of the first results.
 	for _, id := range append(ids, ids...) {
 		db.Finish(id, registry.ActionResult{Status: "200"})
@@ -240,9 +246,7 @@ func TestClose_EndsWhoWaitsForRoom(t *testing.T) {
 		t.Fatal(err)
 	}
 	resume := stalled(t, dir)
-	for range 4096 {
-		appendRow(t, db, registry.Action{Verdict: "allow"})
-	}
+	fillLog(t, db)
 	waiting := make(chan error)
 	go func() { waiting <- errOf(db.Append(context.Background(), registry.Action{Verdict: "allow"})) }()
 	closed := make(chan error)
