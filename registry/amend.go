@@ -191,6 +191,7 @@ func (db *DB) scanRecord(rows *sql.Rows) (*record, error) {
 		&handshake, &created, &expires, &approved, &blocked, &r.BlockedReason, &revoked); err != nil {
 		return r, err
 	}
+	r.alike = skeleton(r.Name)
 	copy(r.PublicKey[:], key) // the schema checks the length
 	if err := json.Unmarshal([]byte(profiles), &r.Profiles); err != nil {
 		return r, err

@@ -72,12 +72,12 @@ func (s *Snapshot) CodeRequired(id ID) bool {
 // registration: one that is pending with the same name or source, or, where r
 // is pending, any with the same name.
 func (s *Snapshot) looksLikeAnother(r *record) bool {
-	name, source := skeleton(r.Name), sourceKey(r.Source)
+	source := sourceKey(r.Source)
 	return slices.ContainsFunc(s.all, func(o *record) bool {
 		if o.ID == r.ID || !o.held() {
 			return false
 		}
-		sameName := skeleton(o.Name) == name
+		sameName := o.alike == r.alike
 		if o.State == Pending {
 			return sameName || sourceKey(o.Source) == source
 		}
@@ -133,7 +133,7 @@ func (db *DB) Revoke(ctx context.Context, id ID) error {
 		if r.State == Revoked {
 			return db.unsaved[id], nil
 		}
-		next := record{Registration: r.Registration, slot: r.slot, claimed4: r.claimed4, claimed6: r.claimed6}
+		next := record{Registration: r.Registration, alike: r.alike, slot: r.slot, claimed4: r.claimed4, claimed6: r.claimed6}
 		next.State = Revoked
 		next.RevokedAt = now
 		next.ExpiresAt = time.Time{}

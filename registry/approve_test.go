@@ -335,3 +335,26 @@ func TestApproveShown_RefusesAnotherPin(t *testing.T) {
 		t.Errorf("with the pin as it is: %v", err)
 	}
 }
+
+// A page asks it of each registration, and whoever can start registrations
+// decides how many: it must cost comparisons only.
+func TestCodeRequired_CostsNoMemory(t *testing.T) {
+	dir := stateDir(t)
+	db := openIn(t, dir, nil)
+	mine, other := enrol(t, db, "build-o1", newSource()), enrol(t, db, "bui1d-01", newSource())
+	check := func(db *registry.DB) {
+		t.Helper()
+		s := db.Snapshot()
+		if !s.CodeRequired(mine.ID) || !s.CodeRequired(other.ID) {
+			t.Error("the two do not look alike")
+		}
+		if n := testing.AllocsPerRun(10, func() { s.CodeRequired(mine.ID) }); n > 1 {
+			t.Errorf("%v allocations", n)
+		}
+	}
+	check(db)
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	check(openIn(t, dir, nil))
+}

@@ -48,6 +48,7 @@ func (db *DB) Enrol(ctx context.Context, n NewRegistration) (*Registration, erro
 		mac: n.MACKey, macSealed: db.seal.seal(macPlace(id), n.MACKey.Reveal()),
 		psk: n.PresharedKey, pskSealed: db.seal.seal(pskPlace(id), n.PresharedKey.Reveal()),
 	}
+	r.alike = skeleton(r.Name)
 	err := db.amend(ctx, func(s *Snapshot, now time.Time) (amendment, error) {
 		pending, here := 0, 0
 		codes := make(map[string]bool, len(s.all))

@@ -65,8 +65,9 @@ type Registration struct {
 // is never changed: a change makes another.
 type record struct {
 	Registration
-	slot               int  // the number of its address ranges
-	claimed4, claimed6 bool // families that Claim was called for
+	alike              string // skeleton(Name)
+	slot               int    // the number of its address ranges
+	claimed4, claimed6 bool   // families that Claim was called for
 
 	mac, psk             secret.Secret
 	macSealed, pskSealed []byte
