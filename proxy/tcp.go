@@ -147,7 +147,7 @@ func (p *Proxy) routeCarry(ctx context.Context, a *attempt, t target, dial func(
 	t.addr = remoteAddrPort(upstream)
 	return func(conn net.Conn) {
 		if conn == nil {
-			hangUp(upstream)
+			abort(upstream) // unused: no TIME-WAIT holds its port for a minute
 			return
 		}
 		defer hangUp(conn)
@@ -182,6 +182,9 @@ func (p *Proxy) routePeek(ctx context.Context, a *attempt, t target, dial func()
 			defer hangUp(upstream)
 		}
 		if conn == nil {
+			if upstream != nil {
+				abort(upstream)
+			}
 			return
 		}
 		defer hangUp(conn)
@@ -206,7 +209,7 @@ func (p *Proxy) peekThenServe(a *attempt, l *live, t target, conn, upstream net.
 		v := p.gate.current().view(l.id)
 		if m, ok := v.scope().Match(seen.sni, t.port); ok && m.Endpoint.Type == sniType && p.handlers[sniType] != nil {
 			if upstream != nil {
-				hangUp(upstream) // unused
+				abort(upstream) // unused
 			}
 			l.protocol, l.endpoint = m.Endpoint.Type, m.Endpoint
 			if !p.become(l, handlerTarget(m), handlerDecision(m)) {
