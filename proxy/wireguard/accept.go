@@ -215,10 +215,7 @@ func (t *Tunnel) complete(r *tcp.ForwarderRequest, p *peer) *Conn {
 		ep.SocketOptions().SetReceiveBufferSize(smallBuffer, true)
 	}
 	t.conns.Add(1)
-	return newConn(gonet.NewTCPConn(queue, ep), ep, id, func() {
-		p.open.Add(-1)
-		t.conns.Done()
-	})
+	return newConn(gonet.NewTCPConn(queue, ep), ep, id, t.conns.Done, func() { p.open.Add(-1) })
 }
 
 func keepAlive(ep tcpip.Endpoint) {

@@ -31,17 +31,20 @@ type Conn struct {
 	closed  atomic.Bool
 	release sync.Once
 	done    func() // once, when closed
+	freed   sync.Once
+	free    func() // once, when netstack has nothing of it any more
 }
 
 var _ net.Conn = (*Conn)(nil)
 
-func newConn(c *gonet.TCPConn, ep tcpip.Endpoint, id stack.TransportEndpointID, done func()) *Conn {
+func newConn(c *gonet.TCPConn, ep tcpip.Endpoint, id stack.TransportEndpointID, done, free func()) *Conn {
 	return &Conn{
 		tcp:    c,
 		ep:     ep,
 		local:  &net.TCPAddr{IP: net.IP(id.LocalAddress.AsSlice()), Port: int(id.LocalPort)},
 		remote: &net.TCPAddr{IP: net.IP(id.RemoteAddress.AsSlice()), Port: int(id.RemotePort)},
 		done:   done,
+		free:   free,
 	}
 }
 
@@ -65,6 +68,7 @@ func (c *Conn) Close() error {
 	}
 	c.ep.Close()
 	c.release.Do(c.done)
+	linger(c.ep, func() { c.freed.Do(c.free) })
 	return nil
 }
 
@@ -75,6 +79,7 @@ func (c *Conn) Abort() {
 	c.closed.Store(true)
 	c.ep.Abort()
 	c.release.Do(c.done)
+	c.freed.Do(c.free)
 }
 
 // CloseRead drops what the agent sends from now on.

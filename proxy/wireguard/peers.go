@@ -46,7 +46,7 @@ type peer struct {
 	fragments *rate.Limiter
 
 	making int          // TCP connections in the making; guarded by attempts.mu
-	open   atomic.Int32 // connections not closed yet
+	open   atomic.Int32 // connections that netstack has not done with yet
 
 	// See session.go; times in nanoseconds since start.
 	sessionUntil atomic.Int64
