@@ -47,6 +47,10 @@ func open(ctx context.Context, cfg Config) (_ *DB, err error) {
 	if err := prepareDir(cfg.Dir); err != nil {
 		return nil, err
 	}
+	// SQLite takes the path as a URI, where a relative one begins with a host.
+	if cfg.Dir, err = filepath.Abs(cfg.Dir); err != nil {
+		return nil, err
+	}
 	if db.lock, err = lockDir(cfg.Dir); err != nil {
 		return nil, err
 	}
@@ -75,6 +79,9 @@ func open(ctx context.Context, cfg Config) (_ *DB, err error) {
 			return nil, err
 		}
 	}
+	if err := db.expire(ctx, db.clock()); err != nil {
+		db.log.Error("registry: removing expired registrations failed", "err", err) // and is tried again
+	}
 	if db.actions, err = openActionLog(ctx, db); err != nil {
 		return nil, err
 	}
@@ -95,7 +102,10 @@ func (db *DB) checkSubnets(ctx context.Context) error {
 		return nil
 	}
 	var held int
-	if err := db.write.QueryRowContext(ctx, "SELECT count(*) FROM registrations WHERE state <> 'revoked'").Scan(&held); err != nil {
+	// One that expired while the gateway was down is about to be removed: whoever
+	// can start registrations must not keep the operator from changing subnets.
+	if err := db.write.QueryRowContext(ctx, `SELECT count(*) FROM registrations
+		WHERE state <> 'revoked' AND (expires_at = 0 OR expires_at > ?)`, micros(db.clock())).Scan(&held); err != nil {
 		return err
 	}
 	if held > 0 {

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/clawpatrol/clawpatrol/registry"
 )
@@ -354,4 +355,35 @@ func TestClose_TwiceAndUseAfterwards(t *testing.T) {
 		t.Errorf("Sync of nothing: %v", err)
 	}
 	db.Finish(1, registry.ActionResult{})
+}
+
+// A registration that nobody approved must not keep the operator from changing
+// subnets, and has no address of the new ones.
+func TestOpen_ExpiredRegistrationsDoNotHoldSubnets(t *testing.T) {
+	dir, c := stateDir(t), newClock()
+	db := openIn(t, dir, c)
+	old := enrol(t, db, "anyone", newSource())
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	other := config(dir, c)
+	other.Subnets = []netip.Prefix{netip.MustParsePrefix("10.99.0.0/16"), subnets[1]}
+	refused(t, other, registry.ErrSubnets)
+	c.pass(16 * time.Minute)
+	db, err := registry.Open(t.Context(), other)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	if _, ok := db.Snapshot().ByID(old.ID); ok {
+		t.Error("the expired registration is still there")
+	}
+}
+
+func TestOpen_RelativeDirectory(t *testing.T) {
+	t.Chdir(t.TempDir())
+	openIn(t, "state", nil)
+	if _, err := os.Stat("state/clawpatrol.db"); err != nil {
+		t.Error(err)
+	}
 }
