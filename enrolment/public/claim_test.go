@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/clawpatrol/clawpatrol/enrolment"
+	"github.com/clawpatrol/clawpatrol/enrolment/public"
 	"github.com/clawpatrol/clawpatrol/registry"
 )
 
@@ -206,6 +207,17 @@ func TestProof_NothingFromBeforeARestartVerifies(t *testing.T) {
 	g.restart()
 	refused(t, g.send("POST", enrolment.PathPoll, a.from, "{}", recorded), http.StatusUnauthorized, "unauthorized")
 	g.clock.pass(time.Second)
+	a.poll()
+}
+
+// A host that boots with its clock ahead, and then hears of the right time, has
+// not been up for less than nothing.
+func TestProof_ClockSetBackLocksNobodyOut(t *testing.T) {
+	g := newGateway(t)
+	a := g.start("host", "192.0.2.1")
+	a.poll()
+	public.SetUptime(g.handler, time.Minute)
+	g.clock.pass(-time.Hour)
 	a.poll()
 }
 

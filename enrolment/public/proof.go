@@ -23,11 +23,13 @@ const maxNonces = 128
 // therefore verify a second time after it, so a timestamp from before this
 // process started is refused, even within the window. What remains is an agent
 // host whose clock runs ahead: its requests stay good for as long as it does.
+// How long ago that was is uptime's to say, not the wall clock's: one that is set
+// back by an hour must not keep every agent host out for an hour.
 type verifier struct {
-	db      *registry.DB
-	now     func() time.Time
-	started time.Time
-	decoy   secret.Secret // stands in for the key of a registration that has none
+	db     *registry.DB
+	now    func() time.Time
+	uptime func() time.Duration
+	decoy  secret.Secret // stands in for the key of a registration that has none
 
 	mu     sync.Mutex
 	seen   map[registry.ID]map[string]time.Time // nonce -> when its timestamp has left the window; guarded by mu
@@ -37,12 +39,13 @@ type verifier struct {
 func newVerifier(db *registry.DB, now func() time.Time) *verifier {
 	decoy := make([]byte, 32)
 	rand.Read(decoy)
+	started := now()
 	return &verifier{
-		db:      db,
-		now:     now,
-		started: now(),
-		decoy:   secret.New(decoy),
-		seen:    make(map[registry.ID]map[string]time.Time),
+		db:     db,
+		now:    now,
+		uptime: func() time.Duration { return now().Sub(started) }, // by the monotonic clock, where now's times have it
+		decoy:  secret.New(decoy),
+		seen:   make(map[registry.ID]map[string]time.Time),
 	}
 }
 
@@ -69,7 +72,7 @@ func (v *verifier) verify(r *http.Request, body []byte) (*registry.Registration,
 
 	now := v.now()
 	age := now.Sub(auth.Time)
-	fresh := age <= enrolment.MACWindow && age >= -enrolment.MACWindow && !auth.Time.Before(v.started)
+	fresh := age <= enrolment.MACWindow && age >= -enrolment.MACWindow && age <= v.uptime()
 	if !known || !authentic || !fresh {
 		return nil, unproven
 	}
