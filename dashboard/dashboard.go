@@ -166,6 +166,7 @@ const (
 	maxHeaderBytes = 16 << 10
 	maxStreams     = 64      // concurrent requests on one HTTP/2 connection
 	maxBody        = 1 << 20 // bytes of any request body
+	maxPublicBody  = 4 << 10 // bytes of one before the gate: a password, a code, a form
 )
 
 // Server returns the server for handler: every wait, every size and the number

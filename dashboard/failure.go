@@ -2,6 +2,7 @@ package dashboard
 
 import (
 	"errors"
+	"fmt"
 	"net/http"
 
 	"github.com/clawpatrol/clawpatrol/registry"
@@ -53,8 +54,8 @@ func (d *dashboard) failureOf(err error) *failure {
 	case errors.Is(err, registry.ErrState):
 		return &failure{http.StatusConflict, "wrong_state", "not possible in the registration's present state", ""}
 	}
-	if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge {
-		return &failure{http.StatusRequestEntityTooLarge, "body_too_large", "the request body is larger than 1 MiB", ""}
+	if e, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge {
+		return &failure{http.StatusRequestEntityTooLarge, "body_too_large", fmt.Sprintf("the request body is larger than %d bytes", e.Limit), ""}
 	}
 	d.Log.Error("dashboard: request failed", "err", err)
 	return internal

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -123,4 +124,14 @@ func TestI14_LoginWorkIsBounded(t *testing.T) {
 	if s := g.tryLogin("192.0.2.50", password); s != http.StatusNoContent {
 		t.Errorf("afterwards: status %d", s)
 	}
+}
+
+// Before the gate anyone can have thousands of bodies under way at once: none may
+// be large.
+func TestI14_BodiesBeforeTheGateAreSmall(t *testing.T) {
+	huge := strings.Repeat(" ", 5<<10) + "{}"
+	refused(t, newGateway(t).send(request{method: "POST", path: "/api/setup", body: huge}), http.StatusRequestEntityTooLarge, "body_too_large")
+	g := newOperated(t)
+	refused(t, g.send(request{method: "POST", path: "/api/login", body: huge}), http.StatusRequestEntityTooLarge, "body_too_large")
+	status(t, g.send(request{method: "POST", path: "/login", form: url.Values{"password": {password}, "x": {huge}}}), http.StatusBadRequest)
 }

@@ -60,6 +60,9 @@ func (rt *router) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	public, isPublic := rt.public[publicKey(r)]
 	switch {
 	case isPublic && (public.when == always || set == (public.when == onceSet)):
+		// Anyone can have as many of these under way as the connections carry: at
+		// maxBody each, that is more memory than the gateway has.
+		r.Body = http.MaxBytesReader(w, r.Body, maxPublicBody)
 		public.serve(w, r)
 		return
 	case !set && api:
