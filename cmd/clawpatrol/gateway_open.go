@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"os"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -185,6 +186,9 @@ func (g *gateway) openPublic(ctx context.Context, pol *policy.Policy) (boundServ
 	}
 	certificate := g.leafFor(urlHost(pol.Gateway.PublicURL))
 	if pol.Gateway.TLSCertFile != "" {
+		if err := checkTLSFiles(pol.Gateway); err != nil {
+			return boundServer{}, err
+		}
 		pair, err := tls.LoadX509KeyPair(pol.Gateway.TLSCertFile, pol.Gateway.TLSKeyFile)
 		if err != nil {
 			return boundServer{}, fmt.Errorf("loading the certificate for %s: %w", pol.Gateway.PublicURL, err)
@@ -193,6 +197,26 @@ func (g *gateway) openPublic(ctx context.Context, pol *policy.Policy) (boundServ
 	}
 	ln, err := g.listen(ctx, "gateway.listen", pol.Gateway.Listen, certificate)
 	return boundServer{public.Server(h), ln, true}, err
+}
+
+// checkTLSFiles refuses a certificate or key that others could replace, and a key
+// that everyone can read: with it an agent host takes the gateway's word from
+// somebody else. A group may read it, as Debian's ssl-cert does.
+func checkTLSFiles(g policy.Gateway) error {
+	for _, f := range []string{g.TLSCertFile, g.TLSKeyFile} {
+		if err := policy.CheckFile(f); err != nil {
+			return err
+		}
+	}
+	fi, err := os.Stat(g.TLSKeyFile)
+	if err != nil {
+		return fmt.Errorf("checking who can read the TLS key: %w", err)
+	}
+	if perm := fi.Mode().Perm(); perm&0o007 != 0 {
+		return &hinted{fmt.Errorf("checking who can read the TLS key: %s has mode %04o: everyone may read it", g.TLSKeyFile, perm),
+			"chmod o= " + g.TLSKeyFile + ", and have the certificate issued anew if others use this machine"}
+	}
+	return nil
 }
 
 // openDashboard binds the operators' listener: plain HTTP on loopback only.

@@ -132,3 +132,33 @@ credential "bearer" "returns" { endpoint = https.b }
 		t.Errorf("the log has the secret:\n%s", &log)
 	}
 }
+
+func TestI22_TLSFilesAreForTheGateway(t *testing.T) {
+	dir := t.TempDir()
+	g := policy.Gateway{TLSCertFile: filepath.Join(dir, "cert.pem"), TLSKeyFile: filepath.Join(dir, "key.pem")}
+	for _, test := range []struct {
+		cert, key os.FileMode
+		want      string // empty: accepted
+	}{
+		{0o644, 0o600, ""},
+		{0o644, 0o640, ""},
+		{0o666, 0o600, g.TLSCertFile + " has mode 0666"},
+		{0o644, 0o620, g.TLSKeyFile + " has mode 0620"},
+		{0o644, 0o644, g.TLSKeyFile + " has mode 0644: everyone may read it"},
+	} {
+		for path, mode := range map[string]os.FileMode{g.TLSCertFile: test.cert, g.TLSKeyFile: test.key} {
+			if err := os.WriteFile(path, nil, mode); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Chmod(path, mode); err != nil {
+				t.Fatal(err)
+			}
+		}
+		switch err := checkTLSFiles(g); {
+		case test.want == "" && err != nil:
+			t.Errorf("%04o, %04o: %v", test.cert, test.key, err)
+		case test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want) || hint(err) == ""):
+			t.Errorf("%04o, %04o: %v, hint %q", test.cert, test.key, err, hint(err))
+		}
+	}
+}
