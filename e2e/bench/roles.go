@@ -131,7 +131,11 @@ func (s *tlsSplice) serve(c net.Conn) {
 	if err := agent.Handshake(); err != nil {
 		return
 	}
-	up, err := tls.Dial("tcp", s.upstream, &tls.Config{RootCAs: s.roots, ServerName: apiHost, NextProtos: []string{agent.ConnectionState().NegotiatedProtocol}, ClientSessionCache: s.sessions})
+	towards := &tls.Config{RootCAs: s.roots, ServerName: apiHost, ClientSessionCache: s.sessions}
+	if p := agent.ConnectionState().NegotiatedProtocol; p != "" {
+		towards.NextProtos = []string{p}
+	}
+	up, err := tls.Dial("tcp", s.upstream, towards)
 	if err != nil {
 		return
 	}
