@@ -17,18 +17,25 @@ const (
 	maxQueuedResults = 4096
 	maxBatch         = 256 // rows, and as many results, in a transaction
 
+	// gatherTime is how long rows wait for company after a transaction, where
+	// nobody waits for them: under load it makes one transaction of dozens.
+	gatherTime = 5 * time.Millisecond
+
 	minRetry = 100 * time.Millisecond // after a transaction failed, doubling up to
 	maxRetry = 2 * time.Second
 )
 
 // actionLog is the queue before the action log and the goroutine that empties
-// it. The writer takes whatever is there, up to maxBatch, and never lingers for
-// more: under load the rows that came in during one transaction are the next.
+// it. The writer takes whatever is there, up to maxBatch. Where somebody waits
+// for the disk it never lingers for more: the rows that came in during one
+// transaction are the next. Otherwise it leaves gatherTime between transactions,
+// which are the larger part of what a row costs.
 type actionLog struct {
 	store func(rows []Action, results []result) error // one transaction; called by the writer only
 	log   *slog.Logger
 	room  chan struct{} // a token for each queued row
 	wake  chan struct{} // one token: there is something to write
+	hurry chan struct{} // one token: do not gather any longer
 	stop  chan struct{} // closed by close
 	done  chan struct{} // closed when the writer has ended
 
@@ -41,6 +48,7 @@ type actionLog struct {
 	lastSeq uint64               // the newest result queued
 	dropped uint64
 	writing uint64 // seq of the oldest result being written; 0: none
+	waiters int    // callers of sync
 
 	err     error         // why the last transaction failed
 	failing chan struct{} // closed while err is set
@@ -61,6 +69,7 @@ func openActionLog(ctx context.Context, db *DB) (*actionLog, error) {
 		log:     db.log,
 		room:    make(chan struct{}, maxQueuedRows),
 		wake:    make(chan struct{}, 1),
+		hurry:   make(chan struct{}, 1),
 		stop:    make(chan struct{}),
 		done:    make(chan struct{}),
 		shares:  make(map[ID]chan struct{}),
@@ -123,7 +132,10 @@ func (l *actionLog) append(ctx context.Context, row Action) (int64, error) {
 	l.last++
 	row.ID = l.last
 	l.rows[row.ID%maxQueuedRows] = row
-	l.poke()
+	poke(l.wake)
+	if l.last-l.stored >= maxBatch {
+		poke(l.hurry)
+	}
 	return row.ID, nil
 }
 
@@ -170,9 +182,10 @@ func (l *actionLog) refusalLocked() error {
 	return ErrLogFailed // it has recovered since
 }
 
-func (l *actionLog) poke() {
+// poke leaves a token, unless there is one.
+func poke(c chan<- struct{}) {
 	select {
-	case l.wake <- struct{}{}:
+	case c <- struct{}{}:
 	default:
 	}
 }
@@ -189,7 +202,10 @@ func (l *actionLog) finish(id int64, r ActionResult) {
 	}
 	l.lastSeq++
 	l.results = append(l.results, result{l.lastSeq, id, r})
-	l.poke()
+	poke(l.wake)
+	if len(l.results) >= maxBatch {
+		poke(l.hurry)
+	}
 }
 
 // sync waits for what is queued now.
@@ -197,6 +213,9 @@ func (l *actionLog) sync(ctx context.Context) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	row, seq := l.last, l.lastSeq
+	l.waiters++
+	defer func() { l.waiters-- }()
+	poke(l.hurry)
 	for {
 		pending := l.writing != 0 && l.writing <= seq || len(l.results) > 0 && l.results[0].seq <= seq
 		if l.stored >= row && !pending {
@@ -252,6 +271,7 @@ func (l *actionLog) run() {
 			if !l.persist(rows, results) {
 				return
 			}
+			l.gather()
 		case stopping:
 			return
 		default:
@@ -261,6 +281,26 @@ func (l *actionLog) run() {
 				stopping = true // and take what came before
 			}
 		}
+	}
+}
+
+// gather lets rows come together for a moment.
+func (l *actionLog) gather() {
+	select {
+	case <-l.hurry: // a token from before says nothing
+	default:
+	}
+	l.mu.Lock()
+	full := l.last-l.stored >= maxBatch || len(l.results) >= maxBatch
+	enough := full || l.waiters > 0
+	l.mu.Unlock()
+	if enough {
+		return
+	}
+	select {
+	case <-l.hurry:
+	case <-l.stop:
+	case <-time.After(gatherTime):
 	}
 }
 
