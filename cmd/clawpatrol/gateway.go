@@ -10,10 +10,12 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/crypto/bcrypt"
+	"golang.org/x/sys/unix"
 
 	"github.com/clawpatrol/clawpatrol/dashboard"
 	"github.com/clawpatrol/clawpatrol/registry"
@@ -94,11 +96,9 @@ func openRegistry(ctx context.Context, file string, log *slog.Logger) (*registry
 
 func setDashboardPassword(ctx context.Context, file, password string, stdin io.Reader, stdout io.Writer, log *slog.Logger) (err error) {
 	if password == "-" {
-		line, err := bufio.NewReader(io.LimitReader(stdin, 4096)).ReadString('\n')
-		if err != nil && !errors.Is(err, io.EOF) {
+		if password, err = readPassword(stdin, stdout); err != nil {
 			return fmt.Errorf("reading the password from standard input: %w", err)
 		}
-		password = strings.TrimRight(line, "\r\n")
 	}
 	if err := dashboard.CheckPassword(password); err != nil {
 		return fmt.Errorf("setting the dashboard password: %w", err)
@@ -117,6 +117,27 @@ func setDashboardPassword(ctx context.Context, file, password string, stdin io.R
 	}
 	fmt.Fprintln(stdout, "dashboard password set; all sessions ended")
 	return nil
+}
+
+// readPassword reads one line. A terminal is asked, and does not show it.
+func readPassword(stdin io.Reader, stdout io.Writer) (string, error) {
+	if f, ok := stdin.(*os.File); ok {
+		if shown, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS); err == nil { // a terminal
+			hidden := *shown
+			hidden.Lflag &^= unix.ECHO
+			hidden.Lflag |= unix.ECHONL | unix.ICANON
+			if err := unix.IoctlSetTermios(int(f.Fd()), unix.TCSETSF, &hidden); err != nil {
+				return "", err
+			}
+			defer func() { _ = unix.IoctlSetTermios(int(f.Fd()), unix.TCSETSF, shown) }()
+			fmt.Fprint(stdout, "dashboard password: ")
+		}
+	}
+	line, err := bufio.NewReader(io.LimitReader(stdin, 4096)).ReadString('\n')
+	if err != nil && !errors.Is(err, io.EOF) {
+		return "", err
+	}
+	return strings.TrimRight(line, "\r\n"), nil
 }
 
 func resetDashboardPassword(ctx context.Context, file string, keepApprovals bool, stdout io.Writer, log *slog.Logger) (err error) {

@@ -3,12 +3,15 @@ package main
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/clawpatrol/clawpatrol/policy"
 	"github.com/clawpatrol/clawpatrol/registry"
@@ -160,5 +163,70 @@ func TestI22_TLSFilesAreForTheGateway(t *testing.T) {
 		case test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want) || hint(err) == ""):
 			t.Errorf("%04o, %04o: %v, hint %q", test.cert, test.key, err, hint(err))
 		}
+	}
+}
+
+// terminal returns both ends of a pseudoterminal.
+func terminal(t *testing.T) (operator, program *os.File) {
+	t.Helper()
+	operator, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = operator.Close() })
+	if err := unix.IoctlSetPointerInt(int(operator.Fd()), unix.TIOCSPTLCK, 0); err != nil {
+		t.Fatal(err)
+	}
+	n, err := unix.IoctlGetInt(int(operator.Fd()), unix.TIOCGPTN)
+	if err != nil {
+		t.Fatal(err)
+	}
+	program, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = program.Close() })
+	return operator, program
+}
+
+// At a terminal the password is not shown.
+func TestI02_PasswordPromptDoesNotEcho(t *testing.T) {
+	operator, program := terminal(t)
+	type answer struct {
+		password string
+		err      error
+	}
+	got := make(chan answer)
+	go func() {
+		password, err := readPassword(program, program)
+		got <- answer{password, err}
+	}()
+	var shown []byte
+	buf := make([]byte, 256)
+	for !strings.Contains(string(shown), "dashboard password: ") {
+		n, err := operator.Read(buf)
+		if err != nil {
+			t.Fatal(err)
+		}
+		shown = append(shown, buf[:n]...)
+	}
+	if _, err := operator.WriteString(testPassword + "\n"); err != nil {
+		t.Fatal(err)
+	}
+	if a := <-got; a.err != nil || a.password != testPassword {
+		t.Errorf("read %q, %v", a.password, a.err)
+	}
+	if err := program.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for {
+		n, err := operator.Read(buf)
+		shown = append(shown, buf[:n]...)
+		if err != nil { // EIO: the other end is closed
+			break
+		}
+	}
+	if strings.Contains(string(shown), "horse") {
+		t.Errorf("the terminal showed %q", shown)
 	}
 }
