@@ -38,7 +38,12 @@ SIGHUP, or replacing the file by an atomic rename, reloads the policy. SIGTERM
 stops accepting, lets running actions end, and exits.`,
 		Example: `  clawpatrol gateway /etc/clawpatrol/gateway.hcl
   pwgen 24 1 | clawpatrol gateway --set-dashboard-password - gateway.hcl`,
-		Args: cobra.MaximumNArgs(1),
+		Args: func(c *cobra.Command, args []string) error {
+			if keepApprovals && !resetPassword {
+				return errors.New("--keep-approvals goes with --reset-dashboard-password")
+			}
+			return cobra.MaximumNArgs(1)(c, args)
+		},
 		RunE: func(c *cobra.Command, args []string) error {
 			file := "/etc/clawpatrol/gateway.hcl"
 			if len(args) == 1 {
@@ -146,16 +151,18 @@ func resetDashboardPassword(ctx context.Context, file string, keepApprovals bool
 		return err
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
+	// Approvals first: cut short, a reset must not leave in force what it was to
+	// withdraw, behind a code that was never printed.
+	if !keepApprovals {
+		if err := db.UnapproveAll(ctx); err != nil {
+			return fmt.Errorf("putting registrations back to pending: %w", err)
+		}
+	}
 	raw := make([]byte, 10)
 	rand.Read(raw)
 	code := base32.StdEncoding.EncodeToString(raw)
 	if err := db.ResetRootPassword(ctx, sha256.Sum256([]byte(code))); err != nil {
 		return fmt.Errorf("removing the dashboard password: %w", err)
-	}
-	if !keepApprovals {
-		if err := db.UnapproveAll(ctx); err != nil {
-			return fmt.Errorf("putting registrations back to pending: %w", err)
-		}
 	}
 	fmt.Fprintf(stdout, "dashboard password removed; all sessions ended\nset-up code: %s\n", code)
 	if !keepApprovals {

@@ -3,13 +3,18 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -68,6 +73,78 @@ func TestGateway_SetDashboardPassword(t *testing.T) {
 	code, out = command(t, "short\n", "gateway", "--set-dashboard-password", "-", "gateway.hcl")
 	if code != 1 || !strings.Contains(out, "shorter than") {
 		t.Errorf("a short password: exit status %d\n%s", code, out)
+	}
+}
+
+// A flag that does nothing would be taken for one that does.
+func TestGateway_KeepApprovalsGoesWithReset(t *testing.T) {
+	file, state := testGateway(t)
+	code, out := command(t, testPassword+"\n", "gateway", "--keep-approvals", "--set-dashboard-password", "-", file)
+	if code != 2 || !strings.Contains(out, "--keep-approvals goes with --reset-dashboard-password") {
+		t.Errorf("exit status %d\n%s", code, out)
+	}
+	if _, err := os.Stat(state); err == nil {
+		t.Error("it went ahead")
+	}
+}
+
+// --reset-dashboard-password takes back what an attacker with the password may
+// have approved, unless told otherwise.
+func TestGateway_ResetWithdrawsApprovals(t *testing.T) {
+	for _, keep := range []bool{false, true} {
+		file, state := testGateway(t)
+		pol, err := policy.Load(file, policy.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		open := func() *registry.DB {
+			t.Helper()
+			db, err := registry.Open(t.Context(), registry.Config{Dir: state, Subnets: pol.WireGuard.Subnets})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return db
+		}
+		key := secret.New(make([]byte, 32))
+		db := open()
+		reg, err := db.Enrol(t.Context(), registry.NewRegistration{
+			Name: "build-01", PublicKey: [32]byte{1}, MACKey: key, PresharedKey: key, Source: netip.MustParseAddr("192.0.2.1"),
+		})
+		if err == nil {
+			err = errors.Join(
+				db.Approve(t.Context(), reg.ID, []string{"ci"}, ""),
+				db.SetRootPasswordHash(t.Context(), []byte("a hash"), false),
+				db.NewSession(t.Context(), [32]byte{1}, time.Now().Add(time.Hour)),
+				db.Close())
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		args, want := []string{"gateway", "--reset-dashboard-password", file}, registry.Pending
+		if keep {
+			args, want = append(args, "--keep-approvals"), registry.Approved
+		}
+		code, out := command(t, "", args...)
+		match := regexp.MustCompile(`(?m)^set-up code: ([A-Z2-7]{16})$`).FindStringSubmatch(out)
+		if code != 0 || match == nil {
+			t.Fatalf("exit status %d\n%s", code, out)
+		}
+		db = open()
+		if now, _ := db.Snapshot().ByID(reg.ID); now.State != want {
+			t.Errorf("keep %v: the registration is %s", keep, now.State)
+		}
+		if hash, err := db.RootPasswordHash(t.Context()); err != nil || hash != nil {
+			t.Errorf("the password is still set: %v", err)
+		}
+		if sum, required, err := db.SetupCodeHash(t.Context()); err != nil || !required || sum != sha256.Sum256([]byte(match[1])) {
+			t.Errorf("the code is not the one printed: %v", err)
+		}
+		if db.SessionValid([32]byte{1}) {
+			t.Error("the session lives on")
+		}
+		if err := db.Close(); err != nil {
+			t.Error(err)
+		}
 	}
 }
 
