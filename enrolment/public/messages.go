@@ -11,7 +11,7 @@ import (
 	"github.com/clawpatrol/clawpatrol/enrolment"
 )
 
-// readBody reads the whole body, at most enrolment.MaxBody. On failure it has
+// readBody reads the whole body, at most maxRequestBody. On failure it has
 // answered.
 func readBody(w http.ResponseWriter, r *http.Request) ([]byte, bool) {
 	body, err := io.ReadAll(r.Body)
@@ -19,7 +19,7 @@ func readBody(w http.ResponseWriter, r *http.Request) ([]byte, bool) {
 		return body, true
 	}
 	if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge {
-		refuse(w, http.StatusRequestEntityTooLarge, "body_too_large", fmt.Sprintf("the body is larger than %d bytes", enrolment.MaxBody), "")
+		refuse(w, http.StatusRequestEntityTooLarge, "body_too_large", fmt.Sprintf("the body is larger than %d bytes", maxRequestBody), "")
 	} else {
 		refuse(w, http.StatusBadRequest, "bad_request", "the body could not be read", "")
 	}

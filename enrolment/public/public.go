@@ -113,7 +113,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	head.Set("Cache-Control", "no-store")
 	head.Set("X-Content-Type-Options", "nosniff")
 	// Bounded before anything is routed: no path reads more.
-	r.Body = http.MaxBytesReader(w, r.Body, enrolment.MaxBody)
+	r.Body = http.MaxBytesReader(w, r.Body, maxRequestBody)
 
 	rt, ok := h.routes[r.URL.EscapedPath()]
 	if !ok {
@@ -179,11 +179,14 @@ func peer(r *http.Request) netip.Addr {
 // Limits of Server.
 const (
 	headerTimeout  = 5 * time.Second
-	requestTimeout = 10 * time.Second // headers and body; bodies are 16 KiB at most
+	requestTimeout = 10 * time.Second // headers and body
 	answerTimeout  = 20 * time.Second
 	idleTimeout    = 20 * time.Second // a little more than agents wait between polls
 	maxHeaderBytes = 8 << 10
-	maxStreams     = 16 // concurrent requests on one HTTP/2 connection
+	// Anyone may open maxConns connections: each holds at most maxStreams requests
+	// (an agent host has one under way) of maxHeaderBytes and maxRequestBody.
+	maxStreams     = 4
+	maxRequestBody = 4 << 10 // the longest start is a tenth of that, without an invite
 )
 
 // Server returns the server for handler: every wait, every size and the number
