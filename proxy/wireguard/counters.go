@@ -11,6 +11,7 @@ type Counters struct {
 	ICMPSuppressed uint64 // ICMP errors not sent because the peer had its share
 	OverLimit      uint64 // TCP connection attempts over one of the peer's limits: reset
 	NoSession      uint64 // not sent: the agent host is away and its share of the staging queue is used up
+	Flooded        uint64 // not decrypted: the peer, or a session not known yet, had its share inside the WireGuard device
 	QueueFull      uint64 // not sent: the link queue was full
 	Panics         uint64 // in callbacks
 }
@@ -32,6 +33,7 @@ func (t *Tunnel) Counters() Counters {
 		ICMPSuppressed: c.icmpSuppressed.Load(),
 		OverLimit:      c.overLimit.Load(),
 		NoSession:      c.noSession.Load(),
+		Flooded:        t.link.transit.dropped.Load(),
 		QueueFull:      c.queueFull.Load(),
 		Panics:         c.panics.Load(),
 	}

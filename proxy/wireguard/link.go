@@ -38,6 +38,8 @@ type link struct {
 	mtu    int
 	tunnel *Tunnel
 
+	transit *transit // of the device's other side as well, see boundedBind
+
 	verified, plain *card
 
 	queue   chan *stack.PacketBuffer
@@ -51,11 +53,12 @@ type link struct {
 
 func newLink(mtu int, t *Tunnel) *link {
 	l := &link{
-		mtu:    mtu,
-		tunnel: t,
-		queue:  make(chan *stack.PacketBuffer, queueSize),
-		closed: make(chan struct{}),
-		events: make(chan tun.Event),
+		mtu:     mtu,
+		tunnel:  t,
+		transit: newTransit(),
+		queue:   make(chan *stack.PacketBuffer, queueSize),
+		closed:  make(chan struct{}),
+		events:  make(chan tun.Event),
 	}
 	l.verified = &card{link: l, capabilities: stack.CapabilityRXChecksumOffload}
 	l.plain = &card{link: l}
@@ -114,6 +117,7 @@ func (l *link) drain() {
 // for the first and takes along what else is there. A packet with more segments
 // than there is room for goes on in the next Read.
 func (l *link) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
+	l.transit.room(l.closed)
 	if l.pending == nil {
 		select {
 		case p := <-l.queue:
@@ -123,6 +127,7 @@ func (l *link) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 		}
 	}
 	n := 0
+	defer func() { l.transit.out.Add(int64(n)) }()
 	for {
 		for n < len(bufs) && l.pending.more() {
 			sizes[n] = l.pending.next(bufs[n][offset:])
@@ -166,7 +171,15 @@ func (l *link) Write(bufs [][]byte, offset int) (int, error) {
 			continue
 		}
 		if sender == nil || in.src != from {
-			sender, from = l.tunnel.peers.Load().find(in.src), in.src
+			if sender != nil {
+				sender.inside.busy.Add(-1)
+			}
+			if sender, from = l.tunnel.peers.Load().find(in.src), in.src; sender != nil {
+				sender.inside.busy.Add(1)
+			}
+		}
+		if sender != nil {
+			l.transit.arrived(sender, b[:offset])
 		}
 		if sender == nil || !l.tunnel.admit(in.src) {
 			l.tunnel.counters.notAdmitted.Add(1)
@@ -202,6 +215,9 @@ func (l *link) Write(bufs [][]byte, offset int) (int, error) {
 			merger.Enqueue(packet)
 		}
 		packet.DecRef()
+	}
+	if sender != nil {
+		defer sender.inside.busy.Add(-1)
 	}
 	if merger != nil {
 		// One Flush releases one packet of each bucket: removing the first resets

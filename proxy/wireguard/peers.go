@@ -48,6 +48,10 @@ type peer struct {
 	making int          // TCP connections in the making; guarded by attempts.mu
 	open   atomic.Int32 // connections that netstack has not done with yet
 
+	// See transit.go.
+	inside inside
+	index  atomic.Uint32 // of the latest authentic packet's session
+
 	// See session.go; times in nanoseconds since start.
 	sessionUntil atomic.Int64
 	staged       atomic.Int32

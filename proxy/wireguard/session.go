@@ -12,10 +12,7 @@ import (
 // that is away stall the rest. So the link hands over no more than stagedMax
 // packets for a peer that it does not know to have a session.
 //
-// The way in has no such bound: a peer that sends faster than netstack takes it
-// fills the device's own queue for it, 1024 batches of up to 128 packets. What
-// would limit that before decryption would have to tell forged packets from real
-// ones, or whoever forges them uses the limit up for everybody.
+// What is inside with a session, either way, is transit.go's to bound.
 //
 // What it knows: a packet that came in proves a session now, and the device's
 // last handshake times, read every sessionPoll while there is traffic, say until

@@ -163,7 +163,7 @@ func Open(cfg Config) (*Tunnel, error) {
 		t.cancel()
 		return nil, fmt.Errorf("opening tunnel: %w", err)
 	}
-	t.dev = device.NewDevice(t.link, bind, deviceLogger(t.log))
+	t.dev = device.NewDevice(t.link, &boundedBind{bind, t.link.transit}, deviceLogger(t.log))
 	if err := t.start(key, port); err != nil {
 		return nil, errors.Join(fmt.Errorf("opening tunnel: %w", err), t.Close())
 	}
