@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"net/netip"
 
 	"gvisor.dev/gvisor/pkg/buffer"
 	"gvisor.dev/gvisor/pkg/tcpip"
@@ -105,6 +106,39 @@ func (t *Tunnel) sendError(d Disposition, offending *stack.PacketBuffer) {
 	} else {
 		answer = error6(d, offending.TransportProtocolNumber, ip, head, data)
 	}
+	t.sendErrorPacket(answer)
+}
+
+// RefuseUDP tells the agent that the datagrams it sent from its tunnel address to
+// remote are not taken there: what it would hear if it were connected itself. d
+// says why; Taken says nothing. It is for what is known only after Config.UDP has
+// returned, and shares the limit of what that answers.
+func (t *Tunnel) RefuseUDP(remote, agent netip.AddrPort, d Disposition) {
+	remote = netip.AddrPortFrom(remote.Addr().Unmap(), remote.Port())
+	agent = netip.AddrPortFrom(agent.Addr().Unmap(), agent.Port())
+	if d == Taken || !remote.IsValid() || !agent.IsValid() || remote.Addr().Is4() != agent.Addr().Is4() || t.ctx.Err() != nil {
+		return
+	}
+	// The datagram is gone: its header is quoted as that of an empty one, which
+	// has all that an agent host looks at (RFC 1122 section 3.2.2.1).
+	udp := header.UDP(make([]byte, header.UDPMinimumSize))
+	udp.Encode(&header.UDPFields{SrcPort: agent.Port(), DstPort: remote.Port(), Length: header.UDPMinimumSize})
+	src, dst := toAddress(agent.Addr()), toAddress(remote.Addr())
+	udp.SetChecksum(^udp.CalculateChecksum(header.PseudoHeaderChecksum(header.UDPProtocolNumber, src, dst, header.UDPMinimumSize)))
+	if agent.Addr().Is4() {
+		ip := header.IPv4(make([]byte, header.IPv4MinimumSize))
+		ip.Encode(&header.IPv4Fields{TotalLength: uint16(len(ip) + len(udp)), TTL: errorHopLimit, Protocol: protocolUDP, SrcAddr: src, DstAddr: dst})
+		t.sendErrorPacket(error4(d, ip, udp, nil))
+		return
+	}
+	ip := header.IPv6(make([]byte, header.IPv6MinimumSize))
+	ip.Encode(&header.IPv6Fields{PayloadLength: uint16(len(udp)), TransportProtocol: header.UDPProtocolNumber, HopLimit: errorHopLimit, SrcAddr: src, DstAddr: dst})
+	t.sendErrorPacket(error6(d, header.UDPProtocolNumber, ip, udp, nil))
+}
+
+// sendErrorPacket sends a whole ICMP error, within the share of the peer it is
+// for.
+func (t *Tunnel) sendErrorPacket(answer []byte) {
 	in, verdict := parse(answer)
 	if verdict != plausible {
 		return
