@@ -15,14 +15,21 @@ func addrPort(s string) netip.AddrPort { return netip.MustParseAddrPort(s) }
 
 // recorder collects what goes back into the tunnel.
 type recorder struct {
-	mu     sync.Mutex
-	sent   []answer
-	echoes []wireguard.Echo
+	mu      sync.Mutex
+	sent    []answer
+	echoes  []wireguard.Echo
+	refused []refusal
 }
 
 type answer struct {
 	from, to netip.AddrPort
 	payload  string
+}
+
+// refusal is an ICMP error about a datagram from agent to remote.
+type refusal struct {
+	remote, agent netip.AddrPort
+	why           wireguard.Disposition
 }
 
 func record(k *proxytest.Kit) *recorder {
@@ -43,6 +50,18 @@ func (r *recorder) SendEcho(e wireguard.Echo) error {
 	defer r.mu.Unlock()
 	r.echoes = append(r.echoes, e)
 	return nil
+}
+
+func (r *recorder) RefuseUDP(remote, agent netip.AddrPort, d wireguard.Disposition) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.refused = append(r.refused, refusal{remote, agent, d})
+}
+
+func (r *recorder) refusals() []refusal {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return append([]refusal(nil), r.refused...)
 }
 
 func (r *recorder) len() int {

@@ -10,6 +10,7 @@ import (
 type Answers interface {
 	SendUDP(from, to netip.AddrPort, payload []byte) error
 	SendEcho(e wireguard.Echo) error
+	RefuseUDP(remote, agent netip.AddrPort, d wireguard.Disposition)
 }
 
 // KeepVirtual does what follow does from time to time.

@@ -193,6 +193,7 @@ func (p *Proxy) SetTunnel(t *wireguard.Tunnel) { p.setAnswers(t) }
 type answers interface {
 	SendUDP(from, to netip.AddrPort, payload []byte) error
 	SendEcho(e wireguard.Echo) error
+	RefuseUDP(remote, agent netip.AddrPort, d wireguard.Disposition)
 }
 
 func (p *Proxy) setAnswers(a answers) { p.back.Store(&a) }

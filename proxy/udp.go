@@ -57,7 +57,6 @@ type udpFlow struct {
 	lastActive atomic.Int64 // Unix nanoseconds
 	in, out    atomic.Int64 // bytes from and to the agent
 	spoken     atomic.Bool  // by the upstream
-	refused    atomic.Bool  // the upstream answered with port unreachable
 
 	mu          sync.Mutex // guards the rest
 	queue       [][]byte   // until there is a socket
@@ -231,7 +230,7 @@ func (p *Proxy) fromUpstream(f *udpFlow, conn *net.UDPConn) error {
 			}
 			return nil
 		case errors.Is(err, syscall.ECONNREFUSED):
-			f.refused.Store(true) // the agent's next datagram is told
+			p.refuseUDP(f)
 			continue
 		case err != nil:
 			return err
@@ -249,9 +248,6 @@ func (p *Proxy) fromUpstream(f *udpFlow, conn *net.UDPConn) error {
 // toUpstream sends one datagram, or queues it while there is no socket. It never
 // waits: what the socket does not take at once is dropped, as a network would.
 func (p *Proxy) toUpstream(f *udpFlow, payload []byte) wireguard.Disposition {
-	if f.refused.Swap(false) {
-		return wireguard.PortUnreachable // as a connected socket would say on the next send
-	}
 	f.touch()
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -259,12 +255,23 @@ func (p *Proxy) toUpstream(f *udpFlow, payload []byte) wireguard.Disposition {
 	if f.raw == nil {
 		sent = f.enqueue(payload)
 	} else {
-		sent = f.write(payload) == nil
+		err := f.write(payload)
+		if err == syscall.ECONNREFUSED {
+			return wireguard.PortUnreachable // of a datagram before this one, which was not sent
+		}
+		sent = err == nil
 	}
 	if !sent {
 		p.counters.udpDropped.Add(1)
 	}
 	return wireguard.Taken
+}
+
+// refuseUDP tells the agent that the upstream answered with port unreachable.
+func (p *Proxy) refuseUDP(f *udpFlow) {
+	if back := p.back.Load(); back != nil && p.Admit(f.key.src.Addr()) {
+		(*back).RefuseUDP(f.key.dst, f.key.src, wireguard.PortUnreachable)
+	}
 }
 
 // enqueue keeps a copy of payload for when there is a socket. f.mu is held, or f
@@ -302,11 +309,8 @@ func (f *udpFlow) write(payload []byte) error {
 	if err == nil {
 		err = f.writeErr
 	}
-	switch err {
-	case nil:
+	if err == nil {
 		f.in.Add(int64(len(payload)))
-	case syscall.ECONNREFUSED:
-		f.refused.Store(true)
 	}
 	return err
 }

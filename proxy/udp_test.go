@@ -166,9 +166,18 @@ func TestUDPPortUnreachableIsPassedOn(t *testing.T) {
 	closed := conn.LocalAddr().(*net.UDPAddr).AddrPort()
 	conn.Close()
 	k := proxytest.New(t, reaching(443, closed))
-	src := k.Source(k.Approve("a", "red"), false)
-	k.Eventually(5*time.Second, "a later datagram is told", func() bool {
-		return k.Proxy.UDP(src, closed, []byte("x")) == wireguard.PortUnreachable
+	src, answers := k.Source(k.Approve("a", "red"), false), record(k)
+	if d := k.Proxy.UDP(src, closed, []byte("x")); d != wireguard.Taken {
+		t.Fatalf("disposition %v", d)
+	}
+	// At once, without another datagram to answer.
+	k.Eventually(5*time.Second, "the agent is told", func() bool { return len(answers.refusals()) == 1 })
+	if got := answers.refusals()[0]; got != (refusal{closed, src, wireguard.PortUnreachable}) {
+		t.Errorf("told %+v", got)
+	}
+	// Later ones too, one way or the other.
+	k.Eventually(5*time.Second, "another datagram is told", func() bool {
+		return k.Proxy.UDP(src, closed, []byte("x")) == wireguard.PortUnreachable || len(answers.refusals()) > 1
 	})
 }
 
