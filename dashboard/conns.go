@@ -1,6 +1,7 @@
 package dashboard
 
 import (
+	"crypto/tls"
 	"net"
 	"net/http"
 	"net/netip"
@@ -14,15 +15,26 @@ const (
 	maxConnsPerSource = 128 // an IPv4 address or an IPv6 /64; on loopback everyone shares it
 )
 
-// connLimit closes what is accepted beyond the limits.
+// connLimit makes room for what is accepted beyond the limits: it closes the
+// connection that has had no request for longest or, where all have one, has had
+// it for longest. So holding connections, idle or with slow requests, keeps
+// nobody else out.
 type connLimit struct {
 	mu      sync.Mutex
-	open    map[net.Conn]netip.Prefix // guarded by mu
-	sources map[netip.Prefix]int      // guarded by mu
+	open    map[net.Conn]*openConn // guarded by mu
+	sources map[netip.Prefix]int   // guarded by mu
+	changes uint64                 // of state so far; guarded by mu
+}
+
+// openConn is guarded by its connLimit's mu.
+type openConn struct {
+	source netip.Prefix
+	busy   bool   // it has a request
+	since  uint64 // the change that made it so
 }
 
 func newConnLimit() *connLimit {
-	return &connLimit{open: make(map[net.Conn]netip.Prefix), sources: make(map[netip.Prefix]int)}
+	return &connLimit{open: make(map[net.Conn]*openConn), sources: make(map[netip.Prefix]int)}
 }
 
 // track is an http.Server's ConnState: it sees a connection before anything is
@@ -30,38 +42,96 @@ func newConnLimit() *connLimit {
 func (l *connLimit) track(c net.Conn, state http.ConnState) {
 	switch state {
 	case http.StateNew:
-		if !l.admit(c) {
-			_ = c.Close() // nothing was sent yet
+		if victim := l.admit(c); victim != nil {
+			closeAtOnce(victim)
 		}
+	case http.StateActive, http.StateIdle:
+		l.note(c, state == http.StateActive)
 	case http.StateClosed, http.StateHijacked:
 		l.release(c)
 	}
 }
 
-func (l *connLimit) admit(c net.Conn) bool {
+// admit enters c and returns the connection that has to go for it, or nil.
+func (l *connLimit) admit(c net.Conn) (victim net.Conn) {
 	source := netip.Prefix{}
 	if ap, err := netip.ParseAddrPort(c.RemoteAddr().String()); err == nil {
 		source, _ = sourcePrefix(ap.Addr().Unmap().WithZone(""))
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if len(l.open) >= maxConns || l.sources[source] >= maxConnsPerSource {
-		return false
+	switch {
+	case l.sources[source] >= maxConnsPerSource:
+		victim = l.longest(source)
+	case len(l.open) >= maxConns:
+		victim = l.longest(l.fullest())
 	}
-	l.open[c] = source
+	if victim != nil {
+		l.remove(victim)
+	}
+	l.changes++
+	l.open[c] = &openConn{source: source, since: l.changes}
 	l.sources[source]++
-	return true
+	return victim
+}
+
+// longest finds the connection of source to close first; called with mu held.
+func (l *connLimit) longest(source netip.Prefix) (victim net.Conn) {
+	var first *openConn
+	for c, o := range l.open {
+		if o.source != source {
+			continue
+		}
+		if first == nil || first.busy && !o.busy || first.busy == o.busy && o.since < first.since {
+			victim, first = c, o
+		}
+	}
+	return victim
+}
+
+// fullest finds the source with the most connections; called with mu held.
+func (l *connLimit) fullest() (source netip.Prefix) {
+	most := 0
+	for s, n := range l.sources {
+		if n > most {
+			source, most = s, n
+		}
+	}
+	return source
+}
+
+func (l *connLimit) note(c net.Conn, busy bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if o, ok := l.open[c]; ok {
+		l.changes++
+		o.busy, o.since = busy, l.changes
+	}
 }
 
 func (l *connLimit) release(c net.Conn) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	source, ok := l.open[c]
+	l.remove(c)
+}
+
+// remove forgets c; called with mu held.
+func (l *connLimit) remove(c net.Conn) {
+	o, ok := l.open[c]
 	if !ok {
-		return // was not admitted
+		return // it made room for another
 	}
 	delete(l.open, c)
-	if l.sources[source]--; l.sources[source] == 0 {
-		delete(l.sources, source)
+	if l.sources[o.source]--; l.sources[o.source] == 0 {
+		delete(l.sources, o.source)
 	}
+}
+
+// closeAtOnce closes c without a TLS alert: sending one waits for a peer that
+// does not read, and the accept loop with it.
+func closeAtOnce(c net.Conn) {
+	if t, ok := c.(*tls.Conn); ok {
+		c = t.NetConn()
+	}
+	_ = c.Close()
 }
