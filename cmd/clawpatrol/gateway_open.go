@@ -81,6 +81,9 @@ func openGateway(ctx context.Context, file string, stdout io.Writer, log *slog.L
 	if err := checkBinary(); err != nil {
 		return nil, err
 	}
+	if err := keepMemoryPrivate(); err != nil {
+		return nil, err
+	}
 	g.watchPolicy() // before the first reading, so that no replacement is missed
 	pol, err := loadPolicy(file)
 	if err != nil {

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -305,5 +306,35 @@ func TestI02_PasswordPromptDoesNotEcho(t *testing.T) {
 	}
 	if strings.Contains(string(shown), "horse") {
 		t.Errorf("the terminal showed %q", shown)
+	}
+}
+
+func TestI02_MemoryStaysOutOfCoreDumps(t *testing.T) {
+	var before unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_CORE, &before); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Setrlimit(unix.RLIMIT_CORE, &before); err != nil {
+			t.Error(err)
+		}
+		if err := unix.Prctl(unix.PR_SET_DUMPABLE, 1, 0, 0, 0); err != nil {
+			t.Error(err)
+		}
+	})
+	file, state := testGateway(t)
+	if err := os.MkdirAll(state, 0o755); err != nil { // which stops the start, but late enough
+		t.Fatal(err)
+	}
+	// The gateway itself: whether it calls what this is about is what matters.
+	if _, err := openGateway(t.Context(), file, io.Discard, slog.New(slog.DiscardHandler)); !errors.Is(err, registry.ErrPermissions) {
+		t.Fatalf("opening: %v", err)
+	}
+	if dumpable, err := unix.PrctlRetInt(unix.PR_GET_DUMPABLE, 0, 0, 0, 0); err != nil || dumpable != 0 {
+		t.Errorf("dumpable: %d, %v", dumpable, err)
+	}
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_CORE, &limit); err != nil || limit.Cur != 0 {
+		t.Errorf("limit of core dumps: %+v, %v", limit, err)
 	}
 }
