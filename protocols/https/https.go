@@ -34,7 +34,7 @@ const (
 	agentIdleTimeout  = 120 * time.Second // an agent's connection between requests
 	maxHeaderBytes    = 256 << 10         // head of a request, head of a response
 	maxStreams        = 250               // per HTTP/2 connection of an agent: SETTINGS_MAX_CONCURRENT_STREAMS
-	maxInFlight       = 4096              // requests of one registration at once
+	maxInFlight       = 1024              // requests of one registration at once: each may hold maxStreamBuffer
 	maxFlowConfigs    = 4096              // TLS configurations kept, one per registration and host
 )
 

@@ -31,6 +31,13 @@ func TestI16_RequestsInFlightAreBoundedPerRegistration(t *testing.T) {
 	}
 }
 
+// The attack: ask for large answers and read none.
+func TestI16_WhatSlowAgentsMakeTheGatewayHoldIsBounded(t *testing.T) {
+	if most := maxInFlight * maxStreamBuffer; most > 512<<20 {
+		t.Errorf("one registration can make the gateway hold %d MiB of answers", most>>20)
+	}
+}
+
 func TestI02_InjectionPrintsNoSecret(t *testing.T) {
 	c := &policy.Credential{Type: "basic", Name: "x", Username: "u"}
 	in, err := prepare(c, secret.New([]byte("hunter2hunter2")))
