@@ -20,6 +20,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/clawpatrol/clawpatrol/policy"
 	"github.com/clawpatrol/clawpatrol/proxy"
 	"github.com/clawpatrol/clawpatrol/proxy/ca"
@@ -36,6 +38,12 @@ const (
 	maxStreams        = 250               // per HTTP/2 connection of an agent: SETTINGS_MAX_CONCURRENT_STREAMS
 	maxInFlight       = 1024              // requests of one registration at once: each may hold maxStreamBuffer
 	maxFlowConfigs    = 4096              // TLS configurations kept, one per registration and host
+
+	// What requests of one registration may put into the gateway's log: an agent
+	// decides how often they fail.
+	warningsPerSecond = 5
+	warningsBurst     = 20
+	maxWarners        = 4096 // registrations remembered
 )
 
 // Config assembles a Handler. CA is required, and one of Dialer and Dial.
@@ -54,6 +62,7 @@ type Config struct {
 type Handler struct {
 	ca      *ca.CA
 	log     *slog.Logger
+	warners lru[registry.ID, *rate.Limiter]
 	configs lru[configKey, *tls.Config]
 	pools   *pools
 	server  *http.Server
@@ -86,6 +95,7 @@ func New(cfg Config) (*Handler, error) {
 	h := &Handler{
 		ca:      cfg.CA,
 		log:     logger,
+		warners: lru[registry.ID, *rate.Limiter]{max: maxWarners},
 		configs: lru[configKey, *tls.Config]{max: maxFlowConfigs},
 		pools:   newPools(dial),
 		queue:   newQueue(),
@@ -166,6 +176,17 @@ func (h *Handler) Close() {
 	_ = h.server.Close()
 	h.serving.Wait()
 	h.pools.close()
+}
+
+// warn logs something about a request, within the registration's share. The
+// action log has it in any case.
+func (h *Handler) warn(id registry.ID, message string, args ...any) {
+	limit, _ := h.warners.get(id, func(*rate.Limiter) bool { return true }, func() *rate.Limiter {
+		return rate.NewLimiter(warningsPerSecond, warningsBurst)
+	})
+	if limit.Allow() {
+		h.log.Warn(message, append([]any{"registration", id}, args...)...)
+	}
 }
 
 // quiet is the output of the standard library's logger without one message:

@@ -73,8 +73,7 @@ func (x *exchange) end() {
 		x.status = "internal_error"
 	}
 	if x.echoed {
-		x.handler.log.Warn("the upstream sent the credential back in a header; it was masked",
-			"registration", x.conversation.flow.Registration, "endpoint", x.conversation.flow.Match.Endpoint.Ref())
+		x.handler.warn(x.conversation.flow.Registration, "the upstream sent the credential back in a header; it was masked", "endpoint", x.conversation.flow.Match.Endpoint.Ref())
 	}
 	if x.body != nil && x.r.ProtoMajor == 1 && !x.body.ended.Load() {
 		x.conversation.expectRest()
@@ -172,8 +171,7 @@ func (x *exchange) forward(p *pool) {
 		}
 		failure := protocols.Explain(err)
 		detail, _ := x.scrubber.mask(err.Error()) // it may quote what the upstream sent
-		x.handler.log.Warn("upstream failed", "registration", x.conversation.flow.Registration,
-			"endpoint", p.endpoint.Ref(), "host", x.conversation.flow.Match.Host, "class", failure.Class, "err", clip(detail, 500))
+		x.handler.warn(x.conversation.flow.Registration, "upstream failed", "endpoint", p.endpoint.Ref(), "host", x.conversation.flow.Match.Host, "class", failure.Class, "err", clip(detail, 500))
 		x.answer(http.StatusBadGateway, &proxy.Refusal{
 			Code:   failure.Class,
 			Reason: authority(x.conversation.flow.Match) + " could not be used: " + failure.Reason,
