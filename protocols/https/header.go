@@ -22,7 +22,17 @@ var hopByHop = map[string]bool{
 // connectionField reports whether a field is not relayed in either direction:
 // hop-by-hop, for proxies, or in the gateway's own name space.
 func connectionField(name string) bool {
-	return hopByHop[name] || hasPrefixFold(name, "Proxy-") || hasPrefixFold(name, "X-Clawpatrol-")
+	return hopByHop[name] || disguised(name) || hasPrefixFold(name, "Proxy-") || hasPrefixFold(name, "X-Clawpatrol-")
+}
+
+// disguised reports whether a field would delimit its message for a server that
+// takes "_" for "-", as CGI does, and for the gateway does not.
+func disguised(name string) bool {
+	if strings.IndexByte(name, '_') < 0 {
+		return false
+	}
+	meant := textproto.CanonicalMIMEHeaderKey(strings.ReplaceAll(name, "_", "-"))
+	return hopByHop[meant] || meant == "Content-Length"
 }
 
 func hasPrefixFold(s, prefix string) bool {
