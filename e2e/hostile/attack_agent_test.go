@@ -48,17 +48,23 @@ func perform(name string, args []string) error {
 		return err
 	}
 	switch name {
-	case "junk": // forged WireGuard data messages
+	case "junk": // trains of datagrams that look like WireGuard data
 		return junk(to, args[2], time.Now().Add(limit))
 	case "syn": // connection attempts that go no further
 		return synFlood(to, time.Now().Add(limit))
-	case "udp":
+	case "udp": // small datagrams
 		return udpFlood(to, time.Now().Add(limit))
-	case "download": // a segment size, a window, a request
-		mss, _ := strconv.Atoi(args[2])
-		return download_(to, time.Now().Add(limit), uint16(mss))
-	case "zerowindow":
-		n, _ := strconv.Atoi(args[2])
+	case "fetch": // an answer in segments of at most so many bytes
+		mss, err := strconv.ParseUint(args[2], 10, 16)
+		if err != nil {
+			return err
+		}
+		return fetch(to, time.Now().Add(limit), uint16(mss))
+	case "zerowindow": // answers that are never taken, on so many connections
+		n, err := strconv.Atoi(args[2])
+		if err != nil {
+			return err
+		}
 		return zeroWindow(to, time.Now().Add(limit), n)
 	}
 	return errors.New("no such attack")
@@ -73,12 +79,16 @@ func attack(ctx context.Context, agent *lab.Joined, args ...string) (string, err
 	return agent.Run(ctx, "env", attackVariable+"="+strings.Join(args, " "), self)
 }
 
-// junk sends messages that look like data of the session with that receiver
-// index, in trains of 60.
+// junk sends what looks like data of a WireGuard session, in trains of 60: with
+// the index of the agent host's own session, past the tunnel, if index is "own";
+// else with random ones, through the tunnel.
 func junk(to netip.AddrPort, index string, until time.Time) error {
-	receiver, err := strconv.ParseUint(index, 16, 32)
-	if err != nil {
-		return err
+	receiver := uint32(0)
+	if index == "own" {
+		var err error
+		if receiver, err = ownIndex(to, until); err != nil {
+			return err
+		}
 	}
 	conn, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(to))
 	if err != nil {
@@ -99,7 +109,7 @@ func junk(to netip.AddrPort, index string, until time.Time) error {
 			p := b[i*size:]
 			binary.LittleEndian.PutUint32(p, 4)
 			if receiver != 0 {
-				binary.LittleEndian.PutUint32(p[4:], uint32(receiver))
+				binary.LittleEndian.PutUint32(p[4:], receiver)
 			} else {
 				binary.LittleEndian.PutUint32(p[4:], rand.Uint32())
 			}
@@ -111,6 +121,44 @@ func junk(to netip.AddrPort, index string, until time.Time) error {
 	}
 	fmt.Println("sent", sent)
 	return nil
+}
+
+// ownIndex looks at what the tunnel sends and returns the index that the gateway
+// knows its session by.
+func ownIndex(gateway netip.AddrPort, until time.Time) (uint32, error) {
+	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM, unix.ETH_P_ALL>>8|unix.ETH_P_ALL&0xff<<8)
+	if err != nil {
+		return 0, err
+	}
+	defer unix.Close(fd)
+	tv := unix.NsecToTimeval(time.Until(until).Nanoseconds())
+	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &tv); err != nil {
+		return 0, err
+	}
+	if c, err := net.Dial("udp", "192.0.2.10:9"); err == nil { // so that there is something to look at
+		_, _ = c.Write([]byte("x"))
+		_ = c.Close()
+	}
+	b := make([]byte, 65536)
+	for {
+		n, _, err := unix.Recvfrom(fd, b, 0)
+		if err != nil {
+			return 0, err
+		}
+		if n < 60 || b[0]>>4 != 4 && b[0]>>4 != 6 {
+			continue
+		}
+		size, next := int(b[0]&0xf)*4, b[9]
+		if b[0]>>4 == 6 {
+			size, next = 40, b[6]
+		}
+		if next != 17 || binary.BigEndian.Uint16(b[size+2:]) != gateway.Port() {
+			continue
+		}
+		if m := b[size+8 : n]; binary.LittleEndian.Uint32(m) == 4 {
+			return binary.LittleEndian.Uint32(m[4:]), nil
+		}
+	}
 }
 
 func udpFlood(to netip.AddrPort, until time.Time) error {
@@ -216,65 +264,74 @@ func (w *wire) receive(b []byte, until time.Time) (segment, error) {
 	}
 }
 
+// synFlood begins connections and answers nothing. In the end it resets them, so
+// that none is left to those who come after.
 func synFlood(to netip.AddrPort, until time.Time) error {
 	w, err := openWire()
 	if err != nil {
 		return err
 	}
+	const ports = 50000
 	sent := 0
 	for time.Now().Before(until) {
-		if w.send(to, segment{port: uint16(1024 + sent%60000), seq: rand.Uint32(), flags: header.TCPFlagSyn, window: 65535}) == nil {
+		if w.send(to, segment{port: uint16(1024 + sent%ports), seq: 1, flags: header.TCPFlagSyn, window: 65535}) == nil {
 			sent++
 		}
 	}
 	fmt.Println("sent", sent)
+	return w.reset(to, 1024, min(sent, ports), 2)
+}
+
+// reset ends the connections from n ports on.
+func (w *wire) reset(to netip.AddrPort, first uint16, n int, seq uint32) error {
+	for i := range n {
+		if i%100 == 0 {
+			time.Sleep(time.Millisecond) // or the tunnel's queue drops some
+		}
+		if err := w.send(to, segment{port: first + uint16(i), seq: seq, flags: header.TCPFlagRst}); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
 const request = "GET / HTTP/1.0\r\n\r\n"
 
-// download_ fetches with segments of mss bytes at most, acknowledging what comes
-// and throwing it away.
-func download_(to netip.AddrPort, until time.Time, mss uint16) error {
+// fetch asks for something, acknowledges what comes and throws it away.
+func fetch(to netip.AddrPort, until time.Time, mss uint16) error {
 	w, err := openWire()
 	if err != nil {
 		return err
 	}
-	port := uint16(20000 + rand.IntN(20000))
-	seq := rand.Uint32()
+	port, seq := uint16(20000+rand.IntN(20000)), uint32(1)
 	syn := segment{port: port, seq: seq, flags: header.TCPFlagSyn, window: 65535,
 		options: []byte{2, 4, byte(mss >> 8), byte(mss), 3, 3, 10, 0}} // MSS, window scale
 	if err := w.send(to, syn); err != nil {
 		return err
 	}
+	seq++
 	b := make([]byte, 65536)
-	bytes, packets, acks := 0, 0, 0
-	next := uint32(0)
+	got, next := 0, uint32(0)
 	for {
 		s, err := w.receive(b, until)
 		if err != nil {
-			fmt.Println("bytes", bytes, "packets", packets, "acks", acks)
-			return nil
-		}
-		if s.port != port {
-			continue
+			fmt.Println("sent", got) // by the other side
+			return w.reset(to, port, 1, seq)
 		}
 		switch {
+		case s.port != port:
 		case s.flags&header.TCPFlagRst != 0:
-			fmt.Println("reset; bytes", bytes, "packets", packets)
-			return nil
+			return errors.New("reset")
 		case s.flags&header.TCPFlagSyn != 0:
 			next = s.seq + 1
-			err = w.send(to, segment{port: port, seq: seq + 1, ack: next, flags: header.TCPFlagAck | header.TCPFlagPsh, window: 4096, payload: []byte(request)})
+			err = w.send(to, segment{port: port, seq: seq, ack: next, flags: header.TCPFlagAck | header.TCPFlagPsh, window: 4096, payload: []byte(request)})
+			seq += uint32(len(request))
 		default:
-			packets++
-			bytes += len(s.payload)
+			got += len(s.payload)
 			if d := int32(s.seq + uint32(len(s.payload)) - next); d > 0 {
 				next += uint32(d)
 			}
-			if acks++; true {
-				err = w.send(to, segment{port: port, seq: seq + 1 + uint32(len(request)), ack: next, flags: header.TCPFlagAck, window: 4096})
-			}
+			err = w.send(to, segment{port: port, seq: seq, ack: next, flags: header.TCPFlagAck, window: 4096})
 		}
 		if err != nil {
 			return err
@@ -305,8 +362,8 @@ func zeroWindow(to netip.AddrPort, until time.Time, n int) error {
 	for {
 		s, err := w.receive(b, until)
 		if err != nil {
-			fmt.Println("opened", opened, "reset", reset, "probes", probes)
-			return nil
+			fmt.Println("sent", opened, "reset", reset, "probes", probes)
+			return w.reset(to, 10001, opened, 2+uint32(len(request))+1)
 		}
 		switch {
 		case s.flags&header.TCPFlagRst != 0:
