@@ -210,6 +210,16 @@ func TestProof_NothingFromBeforeARestartVerifies(t *testing.T) {
 	a.poll()
 }
 
+// Timestamps have whole seconds: one made in the second of the start is from
+// before it, by the letter. Nobody who joins then is to wait for that.
+func TestProof_JoiningInTheFirstSecond(t *testing.T) {
+	g := newGateway(t)
+	g.clock.pass(300 * time.Millisecond)
+	g.restart()
+	a := g.start("host", "192.0.2.1")
+	a.poll()
+}
+
 // A host that boots with its clock ahead, and then hears of the right time, has
 // not been up for less than nothing.
 func TestProof_ClockSetBackLocksNobodyOut(t *testing.T) {

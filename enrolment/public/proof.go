@@ -29,7 +29,8 @@ type verifier struct {
 	db     *registry.DB
 	now    func() time.Time
 	uptime func() time.Duration
-	decoy  secret.Secret // stands in for the key of a registration that has none
+	before map[registry.ID]struct{} // registrations older than this process; not changed
+	decoy  secret.Secret            // stands in for the key of a registration that has none
 
 	mu     sync.Mutex
 	seen   map[registry.ID]map[string]time.Time // nonce -> when its timestamp has left the window; guarded by mu
@@ -39,11 +40,16 @@ type verifier struct {
 func newVerifier(db *registry.DB, now func() time.Time) *verifier {
 	decoy := make([]byte, 32)
 	rand.Read(decoy)
+	before := make(map[registry.ID]struct{})
+	for _, reg := range db.Snapshot().All() {
+		before[reg.ID] = struct{}{}
+	}
 	started := now()
 	return &verifier{
 		db:     db,
 		now:    now,
 		uptime: func() time.Duration { return now().Sub(started) }, // by the monotonic clock, where now's times have it
+		before: before,
 		decoy:  secret.New(decoy),
 		seen:   make(map[registry.ID]map[string]time.Time),
 	}
@@ -72,7 +78,10 @@ func (v *verifier) verify(r *http.Request, body []byte) (*registry.Registration,
 
 	now := v.now()
 	age := now.Sub(auth.Time)
-	fresh := age <= enrolment.MACWindow && age >= -enrolment.MACWindow && age <= v.uptime()
+	fresh := age <= enrolment.MACWindow && age >= -enrolment.MACWindow
+	if _, older := v.before[id]; older && age > v.uptime() {
+		fresh = false
+	}
 	if !known || !authentic || !fresh {
 		return nil, unproven
 	}
