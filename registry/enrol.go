@@ -117,12 +117,16 @@ func (db *DB) freeSlot(s *Snapshot, now time.Time) (int, bool) {
 
 // Claim records source as the registration's observed address of its family. It
 // is allowed once per family within 60 s of start, the first from start's
-// address (else ErrState); ErrPinSealed afterwards.
+// address (else ErrState); ErrPinSealed afterwards. An approval that overtook the
+// first claim does not refuse it: it adds nothing to the pin, and without it the
+// agent host would have no tunnel.
 func (db *DB) Claim(ctx context.Context, id ID, source netip.Addr) (*Registration, error) {
 	source = source.Unmap().WithZone("")
 	var claimed *record
 	err := db.amend(ctx, func(s *Snapshot, now time.Time) (amendment, error) {
 		r := s.byID[id]
+		overtaken := r != nil && r.State == Approved && !r.claimed4 && !r.claimed6 &&
+			source == r.Source && r.Pin.with(source) == r.Pin
 		switch {
 		case !source.IsValid():
 			return amendment{}, fmt.Errorf("%w: no source address", ErrInvalid)
@@ -130,7 +134,7 @@ func (db *DB) Claim(ctx context.Context, id ID, source netip.Addr) (*Registratio
 			return amendment{}, ErrNotFound
 		case r.State == Blocked || r.State == Revoked:
 			return amendment{}, fmt.Errorf("%w: the registration is %s", ErrState, r.State)
-		case r.PinSealed || r.State != Pending || now.Sub(r.CreatedAt) > claimWindow:
+		case now.Sub(r.CreatedAt) > claimWindow, !overtaken && (r.PinSealed || r.State != Pending):
 			return amendment{}, ErrPinSealed
 		case source.Is4() && r.claimed4, source.Is6() && r.claimed6:
 			return amendment{}, ErrPinSealed

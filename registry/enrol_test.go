@@ -326,6 +326,11 @@ func TestClaim(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	approve := func(t *testing.T, db *registry.DB, r *registry.Registration, _ *clock) {
+		if err := db.Approve(t.Context(), r.ID, []string{"ci"}, ""); err != nil {
+			t.Fatal(err)
+		}
+	}
 	for name, test := range map[string]struct {
 		before func(t *testing.T, db *registry.DB, r *registry.Registration, c *clock)
 		claims []netip.Addr
@@ -343,10 +348,15 @@ func TestClaim(t *testing.T) {
 		"after first handshake":  {handshake, []netip.Addr{v4}, registry.ErrPinSealed, registry.Pin{IPv4: v4}},
 		"an IPv4-mapped address": {nil, []netip.Addr{netip.MustParseAddr("::ffff:192.0.2.1")}, nil, registry.Pin{IPv4: v4}},
 		"no address":             {nil, []netip.Addr{{}}, registry.ErrInvalid, registry.Pin{IPv4: v4}},
-		"after approval": {func(t *testing.T, db *registry.DB, r *registry.Registration, _ *clock) {
-			if err := db.Approve(t.Context(), r.ID, []string{"ci"}, ""); err != nil {
-				t.Fatal(err)
-			}
+		// The first claim that an approval overtook adds nothing; others would.
+		"after approval":                {approve, []netip.Addr{v4}, nil, registry.Pin{IPv4: v4}},
+		"after approval, twice":         {approve, []netip.Addr{v4, v4}, registry.ErrPinSealed, registry.Pin{IPv4: v4}},
+		"after approval, other family":  {approve, []netip.Addr{v4, v6}, registry.ErrPinSealed, registry.Pin{IPv4: v4}},
+		"after approval, elsewhere":     {approve, []netip.Addr{other4}, registry.ErrPinSealed, registry.Pin{IPv4: v4}},
+		"after approval, first by IPv6": {approve, []netip.Addr{v6}, registry.ErrPinSealed, registry.Pin{IPv4: v4}},
+		"after approval and 60 s": {func(t *testing.T, db *registry.DB, r *registry.Registration, c *clock) {
+			approve(t, db, r, c)
+			c.pass(61 * time.Second)
 		}, []netip.Addr{v4}, registry.ErrPinSealed, registry.Pin{IPv4: v4}},
 		"when blocked": {func(t *testing.T, db *registry.DB, r *registry.Registration, _ *clock) {
 			if err := db.Block(t.Context(), r.ID, ""); err != nil {

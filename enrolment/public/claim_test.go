@@ -54,6 +54,20 @@ func TestClaim_PinsBothFamiliesAndConfiguresTheTunnel(t *testing.T) {
 	refused(t, a.post(enrolment.PathClaim, "2001:db8::1"), http.StatusConflict, "pin_sealed")
 }
 
+// An operator's script can be faster than the agent host's next request, which
+// must then still get what the tunnel needs.
+func TestClaim_OvertakenByTheApproval(t *testing.T) {
+	g := newGateway(t)
+	a := g.start("host", "192.0.2.1")
+	a.approve("ci")
+	var got enrolment.ClaimResponse
+	read(t, a.post(enrolment.PathClaim, "192.0.2.1"), http.StatusOK, &got)
+	if want := (enrolment.Pin{IPv4: "192.0.2.1"}); got.Pin != want || len(got.Addresses) != 2 || got.Env["GH_TOKEN"] == "" {
+		t.Errorf("%+v", got)
+	}
+	refused(t, a.post(enrolment.PathClaim, "2001:db8::1"), http.StatusConflict, "pin_sealed")
+}
+
 func TestClaim_EndsAMinuteAfterStart(t *testing.T) {
 	g := newGateway(t)
 	a := g.start("host", "192.0.2.1")
@@ -225,6 +239,8 @@ func TestProof_JoiningInTheFirstSecond(t *testing.T) {
 func TestProof_ClockSetBackLocksNobodyOut(t *testing.T) {
 	g := newGateway(t)
 	a := g.start("host", "192.0.2.1")
+	g.restart()
+	g.clock.pass(time.Second)
 	a.poll()
 	public.SetUptime(g.handler, time.Minute)
 	g.clock.pass(-time.Hour)
