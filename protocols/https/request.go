@@ -18,7 +18,7 @@ import (
 	"github.com/clawpatrol/clawpatrol/registry"
 )
 
-// maxInformational bounds the 1xx responses relayed for one request.
+// maxInformational bounds the 1xx responses to one request.
 const maxInformational = 32
 
 // exchange is one request of an agent and its answer. Fields without a comment
@@ -42,7 +42,7 @@ type exchange struct {
 	mu            sync.Mutex
 	headSent      bool // no 1xx any more; guarded by mu
 	bodyStarted   bool // the agent's body is being read; guarded by mu
-	informational int  // 1xx relayed; guarded by mu
+	informational int  // 1xx from upstream; guarded by mu
 }
 
 // serveRequest is the http.Server's handler: every request of every flow.
@@ -260,15 +260,17 @@ func framing(name string) bool {
 func (x *exchange) inform(code int, from textproto.MIMEHeader) error {
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	// All of them count, those that go no further too: the transport sets no limit
+	// of its own where it has this to ask.
+	if x.informational++; x.informational > maxInformational {
+		return errors.New("too many informational responses")
+	}
 	// 100 is for the transport; the agent gets its own when its body is wanted.
 	// Over HTTP/1.1 net/http writes that one on the goroutine that reads the
 	// body, without a lock that a 1xx written here would share.
 	if code == http.StatusContinue || x.headSent || !x.r.ProtoAtLeast(1, 1) ||
 		x.bodyStarted && x.r.ProtoMajor == 1 && x.r.Header.Get("Expect") != "" {
 		return nil
-	}
-	if x.informational++; x.informational > maxInformational {
-		return errors.New("too many informational responses")
 	}
 	h := x.w.Header()
 	x.responseHeader(h, http.Header(from))
