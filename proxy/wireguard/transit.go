@@ -92,7 +92,7 @@ func (n *inside) forget(gone int64, now time.Time) {
 	if gone != n.seen {
 		n.seen, n.moved = gone, now
 	} else if now.Sub(n.moved) > insideStale {
-		n.come, n.moved = gone, now
+		n.come, n.window, n.older, n.moved = gone, gone, gone, now
 	}
 	if lost := n.older - gone; lost > 0 {
 		n.come -= lost
