@@ -21,6 +21,7 @@ var mayImport = map[string][]string{
 	"secret":    {},
 	"enrolment": {"secret"},
 	"proxy/ca":  {},
+	"listener":  {},
 
 	"policy":           {"secret"},
 	"registry":         {"secret"},
@@ -30,10 +31,10 @@ var mayImport = map[string][]string{
 	"proxy":            {"policy", "registry", "secret", "proxy/dns", "proxy/egress", "proxy/wireguard"},
 	"protocols":        {"policy", "proxy/ca", "proxy/egress"},
 	"protocols/https":  {"policy", "registry", "secret", "protocols", "proxy", "proxy/ca", "proxy/egress"},
-	"enrolment/public": {"enrolment", "policy", "registry", "secret"},
+	"enrolment/public": {"enrolment", "listener", "policy", "registry", "secret"},
 
 	// An approval is a row: a bug in a page cannot touch a live connection.
-	"dashboard": {"policy", "registry", "secret"},
+	"dashboard": {"listener", "policy", "registry", "secret"},
 
 	// What runs on an agent host knows the protocol and nothing of the gateway.
 	"agent": {"enrolment", "secret"},

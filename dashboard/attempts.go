@@ -4,6 +4,8 @@ import (
 	"net/netip"
 	"sync"
 	"time"
+
+	"github.com/clawpatrol/clawpatrol/listener"
 )
 
 // Limits of password attempts. An attempt is given back when the password was
@@ -43,7 +45,7 @@ type attempt struct {
 // the sources remembered are bounded by what all lets through in the minute
 // that a source takes to recover.
 func (l *attempts) take(a netip.Addr) (attempt, bool) {
-	s, ok := sourcePrefix(a)
+	s, ok := listener.Source(a)
 	if !ok {
 		return attempt{}, false
 	}
@@ -108,15 +110,6 @@ func (l *attempts) sweep(now time.Time) {
 		}
 	}
 	l.sweepT = now.Add(attemptsRefill)
-}
-
-func sourcePrefix(a netip.Addr) (netip.Prefix, bool) {
-	bits := 32
-	if a.Is6() {
-		bits = 64
-	}
-	p, err := a.Prefix(bits)
-	return p, err == nil
 }
 
 func later(a, b time.Time) time.Time {

@@ -19,6 +19,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/clawpatrol/clawpatrol/listener"
 	"github.com/clawpatrol/clawpatrol/policy"
 	"github.com/clawpatrol/clawpatrol/registry"
 )
@@ -167,6 +168,9 @@ const (
 	maxStreams     = 64      // concurrent requests on one HTTP/2 connection
 	maxBody        = 1 << 20 // bytes of any request body
 	maxPublicBody  = 4 << 10 // bytes of one before the gate: a password, a code, a form
+
+	maxConns          = 256
+	maxConnsPerSource = 128 // on loopback everyone shares it
 )
 
 // Server returns the server for handler: every wait, every size and the number
@@ -181,7 +185,7 @@ func Server(handler http.Handler) *http.Server {
 		IdleTimeout:                  idleTimeout,
 		MaxHeaderBytes:               maxHeaderBytes,
 		HTTP2:                        &http.HTTP2Config{MaxConcurrentStreams: maxStreams},
-		ConnState:                    newConnLimit().track,
+		ConnState:                    listener.NewLimit(maxConns, maxConnsPerSource).Track,
 		DisableGeneralOptionsHandler: true, // "OPTIONS *" is gated like the rest
 		ErrorLog:                     slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug),
 	}

@@ -24,6 +24,7 @@ import (
 	"time"
 
 	"github.com/clawpatrol/clawpatrol/enrolment"
+	"github.com/clawpatrol/clawpatrol/listener"
 	"github.com/clawpatrol/clawpatrol/policy"
 	"github.com/clawpatrol/clawpatrol/registry"
 )
@@ -187,6 +188,9 @@ const (
 	// (an agent host has one under way) of maxHeaderBytes and maxRequestBody.
 	maxStreams     = 4
 	maxRequestBody = 4 << 10 // the longest start is a tenth of that, without an invite
+
+	maxConns          = 2048
+	maxConnsPerSource = 512 // agent hosts behind one NAT share it
 )
 
 // Server returns the server for handler: every wait, every size and the number
@@ -201,7 +205,7 @@ func Server(handler http.Handler) *http.Server {
 		IdleTimeout:                  idleTimeout,
 		MaxHeaderBytes:               maxHeaderBytes,
 		HTTP2:                        &http.HTTP2Config{MaxConcurrentStreams: maxStreams},
-		ConnState:                    newConnLimit().track,
+		ConnState:                    listener.NewLimit(maxConns, maxConnsPerSource).Track,
 		DisableGeneralOptionsHandler: true, // "OPTIONS *" is a 404 like the rest
 		// Anyone can fail a TLS handshake as often as they like: not worth a line.
 		ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug),

@@ -4,6 +4,8 @@ import (
 	"net/netip"
 	"sync"
 	"time"
+
+	"github.com/clawpatrol/clawpatrol/listener"
 )
 
 // Limits of start, per source. The registry limits pending registrations; this
@@ -14,7 +16,7 @@ const (
 	maxSources  = 4096            // remembered at a time; beyond them new sources wait
 )
 
-// sourceLimiter is a token bucket per source: see sourceOf.
+// sourceLimiter is a token bucket per source: see listener.Source.
 type sourceLimiter struct {
 	now func() time.Time
 
@@ -29,7 +31,7 @@ func newSourceLimiter(now func() time.Time) *sourceLimiter {
 
 // allow takes a token of a's source, if there is one.
 func (l *sourceLimiter) allow(a netip.Addr) bool {
-	source, ok := sourceOf(a)
+	source, ok := listener.Source(a)
 	if !ok {
 		return false
 	}
@@ -57,15 +59,4 @@ func (l *sourceLimiter) allow(a netip.Addr) bool {
 	}
 	l.full[source] = full
 	return true
-}
-
-// sourceOf is what limits count by: an IPv4 address or an IPv6 /64, the least
-// that one host has.
-func sourceOf(a netip.Addr) (netip.Prefix, bool) {
-	bits := 32
-	if a.Is6() {
-		bits = 64
-	}
-	p, err := a.Prefix(bits)
-	return p, err == nil
 }

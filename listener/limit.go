@@ -1,4 +1,4 @@
-package public
+package listener
 
 import (
 	"crypto/tls"
@@ -8,38 +8,39 @@ import (
 	"sync"
 )
 
-// Limits of connections. One that is open costs a file descriptor of the whole
-// gateway, so idle ones opened by the thousand would cost every agent its flows.
-const (
-	maxConns          = 2048
-	maxConnsPerSource = 512 // an IPv4 address or an IPv6 /64; agent hosts behind one NAT share it
-)
+// Limit bounds the connections of a server. One that is open costs a file
+// descriptor of the whole gateway, so idle ones opened by the thousand would
+// cost every agent its flows.
+//
+// It makes room for what is accepted beyond the bounds: it closes the connection
+// that has had no request for longest or, where all have one, has had it for
+// longest. So holding connections, idle or with slow requests, keeps nobody else
+// out.
+type Limit struct {
+	max, perSource int
 
-// connLimit makes room for what is accepted beyond the limits: it closes the
-// connection that has had no request for longest or, where all have one, has had
-// it for longest. So holding connections, idle or with slow requests, keeps
-// nobody else out.
-type connLimit struct {
 	mu      sync.Mutex
 	open    map[net.Conn]*openConn // guarded by mu
 	sources map[netip.Prefix]int   // guarded by mu
 	changes uint64                 // of state so far; guarded by mu
 }
 
-// openConn is guarded by its connLimit's mu.
+// openConn is guarded by its Limit's mu.
 type openConn struct {
 	source netip.Prefix
 	busy   bool   // it has a request
 	since  uint64 // the change that made it so
 }
 
-func newConnLimit() *connLimit {
-	return &connLimit{open: make(map[net.Conn]*openConn), sources: make(map[netip.Prefix]int)}
+// NewLimit bounds connections to max in all, and to perSource of one source as
+// Source has it.
+func NewLimit(max, perSource int) *Limit {
+	return &Limit{max: max, perSource: perSource, open: make(map[net.Conn]*openConn), sources: make(map[netip.Prefix]int)}
 }
 
-// track is an http.Server's ConnState: it sees a connection before anything is
+// Track is an http.Server's ConnState: it sees a connection before anything is
 // read of it, the TLS handshake included.
-func (l *connLimit) track(c net.Conn, state http.ConnState) {
+func (l *Limit) Track(c net.Conn, state http.ConnState) {
 	switch state {
 	case http.StateNew:
 		if victim := l.admit(c); victim != nil {
@@ -53,17 +54,17 @@ func (l *connLimit) track(c net.Conn, state http.ConnState) {
 }
 
 // admit enters c and returns the connection that has to go for it, or nil.
-func (l *connLimit) admit(c net.Conn) (victim net.Conn) {
+func (l *Limit) admit(c net.Conn) (victim net.Conn) {
 	source := netip.Prefix{}
 	if ap, err := netip.ParseAddrPort(c.RemoteAddr().String()); err == nil {
-		source, _ = sourceOf(ap.Addr().Unmap().WithZone(""))
+		source, _ = Source(ap.Addr().Unmap().WithZone(""))
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch {
-	case l.sources[source] >= maxConnsPerSource:
+	case l.sources[source] >= l.perSource:
 		victim = l.longest(source)
-	case len(l.open) >= maxConns:
+	case len(l.open) >= l.max:
 		victim = l.longest(l.fullest())
 	}
 	if victim != nil {
@@ -76,7 +77,7 @@ func (l *connLimit) admit(c net.Conn) (victim net.Conn) {
 }
 
 // longest finds the connection of source to close first; called with mu held.
-func (l *connLimit) longest(source netip.Prefix) (victim net.Conn) {
+func (l *Limit) longest(source netip.Prefix) (victim net.Conn) {
 	var first *openConn
 	for c, o := range l.open {
 		if o.source != source {
@@ -90,7 +91,7 @@ func (l *connLimit) longest(source netip.Prefix) (victim net.Conn) {
 }
 
 // fullest finds the source with the most connections; called with mu held.
-func (l *connLimit) fullest() (source netip.Prefix) {
+func (l *Limit) fullest() (source netip.Prefix) {
 	most := 0
 	for s, n := range l.sources {
 		if n > most {
@@ -100,7 +101,7 @@ func (l *connLimit) fullest() (source netip.Prefix) {
 	return source
 }
 
-func (l *connLimit) note(c net.Conn, busy bool) {
+func (l *Limit) note(c net.Conn, busy bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if o, ok := l.open[c]; ok {
@@ -109,14 +110,14 @@ func (l *connLimit) note(c net.Conn, busy bool) {
 	}
 }
 
-func (l *connLimit) release(c net.Conn) {
+func (l *Limit) release(c net.Conn) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.remove(c)
 }
 
 // remove forgets c; called with mu held.
-func (l *connLimit) remove(c net.Conn) {
+func (l *Limit) remove(c net.Conn) {
 	o, ok := l.open[c]
 	if !ok {
 		return // it made room for another
