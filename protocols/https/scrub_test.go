@@ -20,7 +20,7 @@ func scrubberOf(t testing.TB, c *policy.Credential, value string) *scrubber {
 	t.Helper()
 	in, err := prepare(c, secret.New([]byte(value)))
 	if err != nil {
-		t.Skip(err)
+		t.Fatal(err)
 	}
 	return newScrubber(in, placeholder)
 }
@@ -161,7 +161,11 @@ func FuzzMask(f *testing.F) {
 		if len(value) < 4 || len(value) > 200 || len(before)+len(after) > 2000 {
 			return
 		}
-		sc := scrubberOf(t, &policy.Credential{Type: "bearer", Name: "x"}, value)
+		c := &policy.Credential{Type: "bearer", Name: "x"}
+		if _, err := prepare(c, secret.New([]byte(value))); err != nil {
+			return // no header can carry it
+		}
+		sc := scrubberOf(t, c, value)
 		value = strings.TrimRight(value, "\r\n")
 		enc := encodings[uint(which)%uint(len(encodings))]
 		text := enc.encode(before, value, after)
