@@ -216,13 +216,20 @@ func openTunnel(j *journal, cfg tunnelConfig, first netip.AddrPort) (_ *tunnel, 
 	return wg, nil
 }
 
-// persist keeps a TUN when its last descriptor is closed.
+// persist keeps a TUN when its last descriptor is closed. It has an owner first:
+// the kernel lets anyone who may open /dev/net/tun, which is everyone, attach to
+// a TUN that nobody holds and nobody owns (tun_not_capable), to read what the
+// host sends and to answer it.
 func persist(f *os.File) error {
 	raw, err := f.SyscallConn()
 	if err != nil {
 		return err
 	}
-	if ctl := raw.Control(func(fd uintptr) { err = unix.IoctlSetInt(int(fd), unix.TUNSETPERSIST, 1) }); ctl != nil {
+	if ctl := raw.Control(func(fd uintptr) {
+		if err = unix.IoctlSetInt(int(fd), unix.TUNSETOWNER, os.Geteuid()); err == nil {
+			err = unix.IoctlSetInt(int(fd), unix.TUNSETPERSIST, 1)
+		}
+	}); ctl != nil {
 		return ctl
 	}
 	return err
