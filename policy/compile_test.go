@@ -91,11 +91,11 @@ func dump(p *policy.Policy) string {
 	fmt.Fprintf(&b, "dns %v\n", p.DNS.Upstream)
 	fmt.Fprintf(&b, "egress %+v\n", p.Egress)
 	for _, e := range p.Endpoints {
-		fmt.Fprintf(&b, "endpoint %s hosts=%v address=%v roots=%t cookies=%t\n", e.Ref(), e.Hosts, e.Address, e.RootCAs != nil, e.PassCookies)
+		fmt.Fprintf(&b, "endpoint %s hosts=%v address=%v roots=%t cookies=%t identity=%t\n", e.Ref(), e.Hosts, e.Address, e.RootCAs != nil, e.PassCookies, e.PassIdentity)
 	}
 	for _, c := range p.Credentials {
-		fmt.Fprintf(&b, "credential %s endpoint=%s username=%q header=%q env=%q placeholder=%q wildcard=%t slots=%v\n",
-			c.Ref(), c.Endpoint.Ref(), c.Username, c.Header, c.Env, c.Placeholder, c.Wildcard, c.Slots())
+		fmt.Fprintf(&b, "credential %s endpoint=%s username=%q header=%q parameter=%q cookie=%q env=%q placeholder=%q wildcard=%t slots=%v\n",
+			c.Ref(), c.Endpoint.Ref(), c.Username, c.Header, c.Parameter, c.Cookie, c.Env, c.Placeholder, c.Wildcard, c.Slots())
 	}
 	for _, pr := range p.Profiles {
 		var refs []string

@@ -13,7 +13,7 @@ import (
 const (
 	maxPlaceholder = 256 // bytes
 	maxUsername    = 256 // bytes
-	maxHeader      = 128 // bytes of a header's name
+	maxHeader      = 128 // bytes of a header's name, a parameter's, a cookie's
 	maxEnv         = 128 // bytes of an environment variable's name
 )
 
@@ -57,10 +57,24 @@ var credentialTypes = []credentialType{
 		build:    (*compiler).header,
 		schema:   schema{attributes: slices.Concat(commonCredential, []attribute{{name: "header", kind: stringKind, required: true}})},
 	},
+	{
+		name:     "query",
+		endpoint: "https",
+		slots:    oneSecret,
+		build:    (*compiler).query,
+		schema:   schema{attributes: slices.Concat(commonCredential, []attribute{{name: "parameter", kind: stringKind, required: true}})},
+	},
+	{
+		name:     "cookie",
+		endpoint: "https",
+		slots:    oneSecret,
+		build:    (*compiler).cookie,
+		schema:   schema{attributes: slices.Concat(commonCredential, []attribute{{name: "cookie", kind: stringKind, required: true}})},
+	},
 }
 
 // laterCredentials are types of the product that this version does not support.
-var laterCredentials = []string{"query", "cookie", "ssh_key", "postgres"}
+var laterCredentials = []string{"ssh_key", "postgres"}
 
 func credentialTypeNames() []string {
 	var names []string
@@ -130,6 +144,12 @@ func (c *compiler) credential(b *hclsyntax.Block) {
 	fp.add("endpoint", cred.Endpoint.Ref())
 	fp.add("username", cred.Username)
 	fp.add("header", cred.Header)
+	if cred.Parameter != "" {
+		fp.add("parameter", cred.Parameter)
+	}
+	if cred.Cookie != "" {
+		fp.add("cookie", cred.Cookie)
+	}
 	fp.add("env", cred.Env)
 	fp.add("placeholder", cred.Placeholder)
 	fp.add("wildcard", strconv.FormatBool(cred.Wildcard))
@@ -181,6 +201,43 @@ func (c *compiler) header(cred *Credential, s section) {
 		c.invalid(v.rng, "header", err)
 	}
 	cred.Header = name
+}
+
+// query reads what only this type has. Any text is a parameter's name once it is
+// percent-encoded; control characters are a mistake.
+func (c *compiler) query(cred *Credential, s section) {
+	v, ok := s.has("parameter")
+	if !ok {
+		return
+	}
+	switch {
+	case v.text == "" || len(v.text) > maxHeader:
+		c.errorf(v.rng, "Invalid parameter", "A parameter's name has 1 to %d bytes.", maxHeader)
+	case strings.ContainsFunc(v.text, unicode.IsControl):
+		c.errorf(v.rng, "Invalid parameter", "A parameter's name has no control characters.")
+	case strings.TrimSpace(v.text) != v.text:
+		c.errorf(v.rng, "Invalid parameter", "A parameter's name does not begin or end with a blank.")
+	}
+	cred.Parameter = v.text
+}
+
+// cookie reads what only this type has. RFC 6265, section 4.1.1: a cookie's name
+// is a token, and some characters end its value or quote it; a placeholder with
+// one of them would never be found in its place.
+func (c *compiler) cookie(cred *Credential, s section) {
+	if v, ok := s.has("placeholder"); ok && strings.ContainsAny(v.text, `",;\`) {
+		c.errorf(v.rng, "Invalid placeholder", "A cookie cannot hold a double quote, comma, semicolon or backslash (RFC 6265, section 4.1.1).")
+	}
+	v, ok := s.has("cookie")
+	if !ok {
+		return
+	}
+	if v.text == "" || len(v.text) > maxHeader {
+		c.errorf(v.rng, "Invalid cookie", "A cookie's name has 1 to %d characters.", maxHeader)
+	} else if !isToken(v.text) {
+		c.errorf(v.rng, "Invalid cookie", "%q is not a cookie's name (RFC 6265, section 4.1.1).", clip(v.text))
+	}
+	cred.Cookie = v.text
 }
 
 // checkPlaceholder wants what fits in a header, an environment variable and a

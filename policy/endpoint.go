@@ -40,6 +40,7 @@ var endpointTypes = []endpointType{
 		schema: schema{attributes: slices.Concat(commonEndpoint, []attribute{
 			{name: "ca_file", kind: stringKind},
 			{name: "cookies", kind: stringKind, oneOf: []string{"strip", "pass"}},
+			{name: "identity", kind: stringKind, oneOf: []string{"strip", "pass"}},
 		})},
 	},
 }
@@ -101,6 +102,9 @@ func (c *compiler) endpoint(b *hclsyntax.Block) {
 		fp.add("ca", e.rootsDigest)
 	}
 	fp.add("cookies", strconv.FormatBool(e.PassCookies))
+	if e.PassIdentity {
+		fp.add("identity", "pass")
+	}
 	if len(c.diags) > before {
 		return
 	}
@@ -143,6 +147,7 @@ func (c *compiler) endpointHosts(e *Endpoint, s section, t endpointType) {
 // https reads what only this type has.
 func (c *compiler) https(e *Endpoint, s section) {
 	e.PassCookies = s.text("cookies", "strip") == "pass"
+	e.PassIdentity = s.text("identity", "strip") == "pass"
 	v, ok := s.has("ca_file")
 	if !ok {
 		return

@@ -22,7 +22,7 @@ var refusedHeaders = []struct{ name, why string }{
 	{"Http2-Settings", "it belongs to one connection, not to the request (RFC 7540, section 3.2.1)"},
 	{"Sec-Websocket-", "it is part of the WebSocket handshake (RFC 6455, section 11.3)"},
 	{"Accept-Encoding", "the gateway chooses what it can inspect"},
-	{"Cookie", "it would replace every cookie of the agent"},
+	{"Cookie", "a credential of type \"cookie\" sets one cookie and leaves the others"},
 	{"Set-Cookie", "only responses carry it (RFC 6265, section 4.1)"},
 }
 
@@ -31,10 +31,8 @@ func canonicalHeader(s string) (string, error) {
 	if s == "" || len(s) > maxHeader {
 		return "", fmt.Errorf("a header's name has 1 to %d characters", maxHeader)
 	}
-	for i := range len(s) {
-		if !isTokenByte(s[i]) {
-			return "", fmt.Errorf("%q is not a header's name (RFC 9110, section 5.1)", clip(s))
-		}
+	if !isToken(s) {
+		return "", fmt.Errorf("%q is not a header's name (RFC 9110, section 5.1)", clip(s))
 	}
 	name := http.CanonicalHeaderKey(s)
 	for _, r := range refusedHeaders {
@@ -43,6 +41,16 @@ func canonicalHeader(s string) (string, error) {
 		}
 	}
 	return name, nil
+}
+
+// isToken is token of RFC 9110, section 5.6.2.
+func isToken(s string) bool {
+	for i := range len(s) {
+		if !isTokenByte(s[i]) {
+			return false
+		}
+	}
+	return s != ""
 }
 
 // isTokenByte is tchar of RFC 9110, section 5.6.2.

@@ -74,12 +74,13 @@ type Egress struct {
 
 // Endpoint is a destination the policy names.
 type Endpoint struct {
-	Type        string // "https"
-	Name        string
-	Hosts       []Host
-	Address     netip.AddrPort // where to dial instead of resolving the host; zero: resolve
-	RootCAs     *x509.CertPool // nil: the system's roots
-	PassCookies bool           // cookies = "pass"
+	Type         string // "https"
+	Name         string
+	Hosts        []Host
+	Address      netip.AddrPort // where to dial instead of resolving the host; zero: resolve
+	RootCAs      *x509.CertPool // nil: the system's roots
+	PassCookies  bool           // cookies = "pass"
+	PassIdentity bool           // identity = "pass"
 
 	// Fingerprint changes whenever any setting of the endpoint does (the
 	// contents of ca_file included). Pools and live flows compare it.
@@ -102,11 +103,13 @@ type Host struct {
 // Credential is what the gateway presents to an endpoint. The secret itself is
 // in the registry, under Ref and one of Slots.
 type Credential struct {
-	Type        string // "bearer", "basic", "header"
+	Type        string // "bearer", "basic", "header", "query", "cookie"
 	Name        string
 	Endpoint    *Endpoint
 	Username    string // basic
 	Header      string // header: canonical MIME form
+	Parameter   string // query: the parameter's name, decoded
+	Cookie      string // cookie: the cookie's name
 	Env         string // environment variable `clawpatrol env` exports the placeholder under; may be empty
 	Placeholder string // never empty
 	Wildcard    bool   // reaches the endpoint's wildcard hosts too

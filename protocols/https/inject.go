@@ -4,7 +4,6 @@ import (
 	"encoding/base64"
 	"fmt"
 	"net/http"
-	"net/textproto"
 	"strings"
 
 	"github.com/clawpatrol/clawpatrol/policy"
@@ -15,34 +14,19 @@ import (
 // secretSlot is the one slot of every credential type of https.
 const secretSlot = "secret"
 
-// slotHeader returns the field a credential owns, in canonical form.
-func slotHeader(c *policy.Credential) (string, error) {
-	switch c.Type {
-	case "bearer", "basic":
-		return "Authorization", nil
-	case "header":
-		name := textproto.CanonicalMIMEHeaderKey(c.Header)
-		if name == "" || name == "Host" || name == "Content-Length" || name == "Te" || name == "Expect" ||
-			hopByHop[name] || !isToken(name) {
-			return "", fmt.Errorf("credential %s cannot own the field %q", c.Ref(), c.Header)
-		}
-		return name, nil
-	}
-	return "", fmt.Errorf("credential %s has type %q, which https cannot carry", c.Ref(), c.Type)
-}
-
 // injection is a credential ready to be put into requests. It keeps what is
 // secret in closures, for the reason package secret gives.
 type injection struct {
-	header string        // the field it owns
-	value  func() string // what goes there
-	bare   func() string // the secret alone, without the line break a paste left at its end
+	slot  slot
+	value func() string // what goes there; in a query and among cookies with its name
+	bare  func() string // the secret alone, without the line break a paste left at its end
+	blob  func() string // Basic's base64(user:secret), otherwise ""
 }
 
 // prepare makes the injection of credential c with secret s. Errors name the
 // credential and what is wrong, never the value.
 func prepare(c *policy.Credential, s secret.Secret) (injection, error) {
-	header, err := slotHeader(c)
+	place, err := slotOf(c)
 	if err != nil {
 		return injection{}, err
 	}
@@ -53,7 +37,7 @@ func prepare(c *policy.Credential, s secret.Secret) (injection, error) {
 			Reason: fmt.Sprintf("credential %s has an empty secret: an operator has to store it", c.Ref()),
 		}
 	}
-	value := bare
+	value, blob := bare, ""
 	switch c.Type {
 	case "bearer":
 		value = "Bearer " + bare
@@ -62,17 +46,27 @@ func prepare(c *policy.Credential, s secret.Secret) (injection, error) {
 		if strings.Contains(c.Username, ":") || hasControl(c.Username) || hasControl(bare) {
 			return injection{}, fmt.Errorf("credential %s: its username or secret cannot stand in a Basic credential", c.Ref())
 		}
-		value = "Basic " + base64.StdEncoding.EncodeToString([]byte(c.Username+":"+bare))
+		blob = base64.StdEncoding.EncodeToString([]byte(c.Username + ":" + bare))
+		value = "Basic " + blob
+	case "query":
+		value = encodeQuery(c.Parameter) + "=" + encodeQuery(bare)
+	case "cookie":
+		// RFC 6265 section 5.4: nothing but this ends a cookie's value there.
+		if strings.Contains(bare, ";") {
+			return injection{}, fmt.Errorf("credential %s: its secret holds a semicolon, which would end the cookie", c.Ref())
+		}
+		value = c.Cookie + "=" + bare
 	}
 	// RFC 9110 section 5.5: neither controls nor blanks at the ends, which the
 	// upstream would not see as part of the value.
-	if hasControl(value) || strings.TrimSpace(bare) != bare && c.Type != "basic" {
-		return injection{}, fmt.Errorf("credential %s: its secret holds characters that cannot stand in a header", c.Ref())
+	if hasControl(bare) || hasControl(value) || strings.TrimSpace(bare) != bare && c.Type != "basic" {
+		return injection{}, fmt.Errorf("credential %s: its secret holds characters that cannot stand in a request", c.Ref())
 	}
 	return injection{
-		header: header,
-		value:  func() string { return value },
-		bare:   func() string { return bare },
+		slot:  place,
+		value: func() string { return value },
+		bare:  func() string { return bare },
+		blob:  func() string { return blob },
 	}, nil
 }
 
@@ -80,66 +74,20 @@ func hasControl(s string) bool {
 	return strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f })
 }
 
-// into replaces the slot in a request's fields, whatever the agent put there:
-// every duplicate, and the spellings with "_" for "-" that some servers take
-// for the same field.
-func (in injection) into(h http.Header) {
-	for name := range h {
-		if sameField(name, in.header) {
-			delete(h, name)
-		}
-	}
-	h[in.header] = []string{in.value()}
-}
-
-// sameField reports whether two field names are one to a server that ignores
-// case and, like CGI (RFC 3875 section 4.1.18), does not tell "-" from "_".
-func sameField(a, b string) bool {
-	if len(a) != len(b) {
-		return false
-	}
-	for i := range len(a) {
-		if foldField(a[i]) != foldField(b[i]) {
-			return false
-		}
-	}
-	return true
-}
-
-func foldField(b byte) byte {
-	if b == '_' {
-		return '-'
-	}
-	return fold(b)
-}
-
-// chooser returns how a request with fields h picks among several credentials:
-// the one whose placeholder stands in its slot. None and more than one are nil.
-func chooser(h http.Header) func([]*policy.Credential) *policy.Credential {
-	return func(credentials []*policy.Credential) *policy.Credential {
-		var chosen *policy.Credential
-		for _, c := range credentials {
-			if !presents(h, c) {
-				continue
-			}
-			if chosen != nil {
-				return nil
-			}
-			chosen = c
-		}
-		return chosen
-	}
-}
-
 // presents reports whether the placeholder of c stands in its slot: as the
 // token of any scheme for bearer ("Bearer X", "token X", "X"), as the password
-// with any user name for basic, as the whole value for header.
-func presents(h http.Header, c *policy.Credential) bool {
-	header, err := slotHeader(c)
-	if err != nil || c.Placeholder == "" {
+// with any user name for basic, as the whole value for the others.
+func presents(r *http.Request, c *policy.Credential) bool {
+	s, err := slotOf(c)
+	switch {
+	case err != nil || c.Placeholder == "":
 		return false
+	case s.parameter != "":
+		return holdsParameter(r.URL.RawQuery, s.parameter, c.Placeholder)
+	case s.cookie != "":
+		return holdsCookie(r.Header["Cookie"], s.cookie, c.Placeholder)
 	}
-	for _, value := range h[header] {
+	for _, value := range r.Header[s.header] {
 		value = strings.TrimSpace(value)
 		switch c.Type {
 		case "header":

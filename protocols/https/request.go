@@ -13,6 +13,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/clawpatrol/clawpatrol/policy"
 	"github.com/clawpatrol/clawpatrol/protocols"
 	"github.com/clawpatrol/clawpatrol/proxy"
 	"github.com/clawpatrol/clawpatrol/registry"
@@ -31,6 +32,7 @@ type exchange struct {
 	r            *http.Request
 
 	grant    *proxy.Grant
+	offered  []*policy.Credential // what the registration has for the endpoint, the granted one among them
 	scrubber *scrubber
 	path     string
 	upgrade  string // the protocol an HTTP/1.1 agent asks to switch to
@@ -107,7 +109,7 @@ func (x *exchange) run() {
 		x.refuse(http.StatusBadRequest, codeTarget, "the request target is malformed")
 		return
 	}
-	grant, err := flow.Authorize(x.r.Context(), proxy.Action{Summary: x.summary(), Choose: chooser(x.r.Header)})
+	grant, err := flow.Authorize(x.r.Context(), proxy.Action{Summary: x.summary(), Choose: x.choose})
 	if err != nil {
 		var refusal *proxy.Refusal
 		if !errors.As(err, &refusal) { // the request's own end
@@ -117,6 +119,9 @@ func (x *exchange) run() {
 		return
 	}
 	x.grant = grant
+	if len(x.offered) == 0 { // there is one, and nothing to choose
+		x.offered = []*policy.Credential{grant.Credential}
+	}
 	p, err := x.pool()
 	if err != nil {
 		var refusal *proxy.Refusal
@@ -124,6 +129,10 @@ func (x *exchange) run() {
 			refusal = &proxy.Refusal{Code: codeInjection, Reason: err.Error()}
 		}
 		x.answer(http.StatusBadGateway, refusal)
+		return
+	}
+	if p.injection.slot.parameter != "" && queryless(x.r, x.path) {
+		x.answer(http.StatusBadRequest, &proxy.Refusal{Code: codeTarget, Reason: "the request target cannot have the query that the credential goes into"})
 		return
 	}
 	x.forward(p)
@@ -160,7 +169,7 @@ func (x *exchange) pool() (*pool, error) {
 // forward sends the request upstream and relays the answer.
 func (x *exchange) forward(p *pool) {
 	out := x.outgoing()
-	p.injection.into(out.Header)
+	x.identify(out, p.injection)
 	resp, err := p.roundTrip(out, x.r.ProtoMajor == 2)
 	x.mu.Lock()
 	x.headSent = true
@@ -242,8 +251,7 @@ func (x *exchange) trailer() http.Header {
 // trailerAllowed keeps out of the trailer what a server might take for a field
 // of the head: RFC 9110 section 6.5.1.
 func (x *exchange) trailerAllowed(name string) bool {
-	owned, err := slotHeader(x.grant.Credential)
-	return err == nil && !connectionField(name) && !sameField(name, owned) && framing(name)
+	return !connectionField(name) && !x.ownedField(name) && framing(name)
 }
 
 // framing is false for the fields a trailer must not carry.

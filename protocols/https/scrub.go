@@ -88,10 +88,8 @@ func needlesOf(in injection) []string {
 			needles = append(needles, foldString(n))
 		}
 	}
-	if _, blob, ok := strings.Cut(in.value(), " "); ok && blob != bare {
-		add(blob)                         // Basic's base64(user:secret)
-		add(strings.TrimRight(blob, "=")) // and unpadded
-	}
+	add(in.blob())
+	add(strings.TrimRight(in.blob(), "=")) // unpadded
 	add(hex.EncodeToString([]byte(bare)))
 	for _, encoding := range []*base64.Encoding{base64.RawStdEncoding, base64.RawURLEncoding} {
 		for shift := range 3 {
