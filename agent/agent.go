@@ -68,6 +68,11 @@ func New(cfg Config) *Agent {
 	if cfg.StateDir == "" {
 		cfg.StateDir = DefaultStateDir
 	}
+	// What env and the service's unit name must not depend on where a command was
+	// started.
+	if abs, err := filepath.Abs(cfg.StateDir); err == nil {
+		cfg.StateDir = abs
+	}
 	if cfg.Out == nil {
 		cfg.Out = io.Discard
 	}

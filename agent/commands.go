@@ -16,6 +16,9 @@ func (a *Agent) Up(ctx context.Context) error {
 	if err := preflight(); err != nil {
 		return fmt.Errorf("bringing the tunnel up: %w", err)
 	}
+	if err := checkWay(a.paths.private()); err != nil {
+		return err
+	}
 	unlock, err := lockState(a.paths)
 	if err != nil {
 		return fmt.Errorf("bringing the tunnel up: %w", err)
@@ -84,6 +87,9 @@ func (a *Agent) Down(ctx context.Context) error {
 // takeOver has the process that holds the tunnel take it down, if there is one,
 // and returns with the lock taken.
 func (a *Agent) takeOver(ctx context.Context) (unlock func(), err error) {
+	if err := checkWay(a.paths.private()); err != nil {
+		return nil, err
+	}
 	reply, err := askHolder(ctx, a.paths, "down", downTimeout)
 	switch {
 	case errors.Is(err, errNoHolder):
@@ -176,6 +182,9 @@ const statusTimeout = 8 * time.Second
 func (a *Agent) Status(ctx context.Context) (*Status, error) {
 	if os.Geteuid() != 0 {
 		return nil, withHint(errors.New("asking for the status: it needs root"), "run it with sudo")
+	}
+	if err := checkWay(a.paths.private()); err != nil {
+		return nil, err
 	}
 	st, s, err := a.enrolled()
 	if errors.Is(err, errNotEnrolled) {

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -86,6 +87,59 @@ func checkMode(path string, mode fs.FileMode) error {
 	if have := fs.FileMode(st.Mode) & fs.ModePerm; have&^mode != 0 {
 		return withHint(fmt.Errorf("checking %s: its mode is %04o, wider than %04o", path, have, mode),
 			fmt.Sprintf("others may have read it: if they have not, chmod %04o %s", mode, path))
+	}
+	return nil
+}
+
+// maxLinks bounds the symbolic links on a way, as path_resolution(7) does.
+const maxLinks = 40
+
+// checkWay refuses a path that another user could put something else in the
+// place of: one that leads through a directory or symbolic link of theirs, or
+// through a directory where all may rename what is in it. What is not there yet
+// is not refused.
+func checkWay(path string) error {
+	if !filepath.IsAbs(path) {
+		return fmt.Errorf("checking %s: it is not an absolute path", path)
+	}
+	split := func(p string) []string {
+		return strings.FieldsFunc(p, func(r rune) bool { return r == filepath.Separator })
+	}
+	var root unix.Stat_t
+	if err := unix.Stat("/", &root); err != nil {
+		return &fs.PathError{Op: "stat", Path: "/", Err: err}
+	}
+	at, left := "/", split(path)
+	for links := 0; len(left) > 0; {
+		next := filepath.Join(at, left[0])
+		var st unix.Stat_t
+		if err := unix.Lstat(next, &st); errors.Is(err, fs.ErrNotExist) {
+			return nil
+		} else if err != nil {
+			return &fs.PathError{Op: "lstat", Path: next, Err: err}
+		}
+		// Whoever owns the root directory owns the host.
+		if uid := int(st.Uid); uid != 0 && uid != os.Geteuid() && st.Uid != root.Uid {
+			return withHint(fmt.Errorf("checking %s: %s belongs to user %d, who could put something else in its place", path, next, uid), "choose a path that leads through directories of root's only")
+		}
+		switch kind := st.Mode & unix.S_IFMT; {
+		case kind == unix.S_IFLNK:
+			if links++; links > maxLinks {
+				return fmt.Errorf("checking %s: it leads through more than %d symbolic links", path, maxLinks)
+			}
+			target, err := os.Readlink(next)
+			if err != nil {
+				return fmt.Errorf("checking %s: %w", path, err)
+			}
+			if filepath.IsAbs(target) {
+				at = "/"
+			}
+			left = append(split(target), left[1:]...)
+			continue
+		case st.Mode&unix.S_IWOTH != 0 && (kind != unix.S_IFDIR || st.Mode&unix.S_ISVTX == 0):
+			return withHint(fmt.Errorf("checking %s: every user may write to %s", path, next), "choose a path that leads through directories of root's only")
+		}
+		at, left = next, left[1:]
 	}
 	return nil
 }

@@ -120,5 +120,7 @@ func (a *Agent) Env() ([]Variable, error) {
 // Export returns v as a line for a POSIX shell's eval (POSIX.1-2024, 2.2.2
 // Single-Quotes).
 func (v Variable) Export() string {
-	return "export " + v.Name + "='" + strings.ReplaceAll(v.Value, "'", `'\''`) + "'"
+	return "export " + v.Name + "=" + shellQuote(v.Value)
 }
+
+func shellQuote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }

@@ -429,7 +429,7 @@ func (a *Agent) stateFlag() string {
 	if a.paths.dir == DefaultStateDir {
 		return ""
 	}
-	return " --state " + a.paths.dir
+	return " --state " + shellQuote(a.paths.dir)
 }
 
 // undo undoes what the journal lists, also when ctx has ended: being told to

@@ -55,6 +55,9 @@ func (a *Agent) Join(ctx context.Context, req JoinRequest) (err error) {
 			return err
 		}
 	}
+	if err := checkWay(a.paths.dir); err != nil {
+		return err
+	}
 
 	for _, d := range []struct {
 		path string

@@ -21,6 +21,14 @@ func (a *Agent) checkSystemd() error {
 	if st, err := os.Stat(a.host(bootedDir)); err != nil || !st.IsDir() || a.program("systemctl") == "" {
 		return withHint(errors.New("joining as a service: systemd does not run this host"), "join without --service, and have `clawpatrol up` started by what does")
 	}
+	exe, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("finding this program: %w", err)
+	}
+	// Systemd would run it as root from now on.
+	if err := checkWay(exe); err != nil {
+		return withHint(fmt.Errorf("joining as a service: %w", err), "install the program first: install -m 755 "+exe+" /usr/local/bin/clawpatrol")
+	}
 	return nil
 }
 
