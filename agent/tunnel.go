@@ -97,7 +97,7 @@ func newTunnelConfig(st *state) (tunnelConfig, error) {
 		return bad("its WireGuard key is not 32 bytes in base64")
 	}
 	host, port, err := net.SplitHostPort(c.WireGuard.Endpoint)
-	if err != nil || host == "" {
+	if err != nil || !plainHost(host) {
 		return bad("its WireGuard endpoint is not host:port")
 	}
 	n, err := strconv.ParseUint(port, 10, 16)
@@ -143,6 +143,23 @@ func newTunnelConfig(st *state) (tunnelConfig, error) {
 	return cfg, nil
 }
 
+// plainHost accepts a name, or an address that a packet can be sent to from any
+// interface. A zone is refused in particular: it may be any text, line breaks
+// included, and would be part of the device's line-based configuration.
+func plainHost(s string) bool {
+	if a, err := netip.ParseAddr(s); err == nil {
+		return sendable(a)
+	}
+	const maxName = 253 // RFC 1035 section 2.3.4, without the length bytes of first label and root
+	return s != "" && len(s) <= maxName && !strings.ContainsFunc(s, func(r rune) bool {
+		return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '-' || r == '.' || r == '_')
+	})
+}
+
+func sendable(a netip.Addr) bool {
+	return a.Zone() == "" && !a.IsUnspecified() && !a.IsMulticast() && !a.IsLinkLocalUnicast()
+}
+
 // carries reports whether the tunnel has an address of this family.
 func (c tunnelConfig) carries(f family) bool {
 	for _, p := range c.addresses {
@@ -176,6 +193,9 @@ type tunnel struct {
 func openTunnel(j *journal, cfg tunnelConfig, first netip.AddrPort) (_ *tunnel, err error) {
 	if l, err := netlink.LinkByName(LinkName); err == nil && (j.find(stepLink, LinkName) == nil || l.Type() != "tuntap") {
 		return nil, withHint(fmt.Errorf("making the tunnel: an interface named %s exists", LinkName), "another join may be running: clawpatrol status; otherwise: ip link delete "+LinkName)
+	}
+	if err := clash(cfg.addresses); err != nil {
+		return nil, err
 	}
 	if err := j.record(entry{Step: stepLink, Scope: scopeTunnel, Key: LinkName}); err != nil {
 		return nil, err
@@ -214,6 +234,40 @@ func openTunnel(j *journal, cfg tunnelConfig, first netip.AddrPort) (_ *tunnel, 
 	}
 	j.checkpoint("set up " + LinkName)
 	return wg, nil
+}
+
+// clash refuses tunnel addresses that are in a network of the host's: its
+// neighbours would become unreachable, and whoever listens on this host could
+// pass for them.
+func clash(addresses []netip.Prefix) error {
+	links, err := netlink.LinkList()
+	if err != nil {
+		return fmt.Errorf("listing the host's interfaces: %w", err)
+	}
+	for _, l := range links {
+		if l.Attrs().Name == LinkName {
+			continue
+		}
+		have, err := netlink.AddrList(l, netlink.FAMILY_ALL)
+		if err != nil {
+			return fmt.Errorf("listing the host's addresses: %w", err)
+		}
+		for _, h := range have {
+			ip, ok := netip.AddrFromSlice(h.IP)
+			bits, _ := h.Mask.Size()
+			if !ok {
+				continue
+			}
+			own := netip.PrefixFrom(ip.Unmap(), bits)
+			for _, p := range addresses {
+				if own.Overlaps(p) {
+					return withHint(fmt.Errorf("making the tunnel: the gateway gives it %s, which is in %s of this host's interface %s", p, own.Masked(), l.Attrs().Name),
+						"choose other wireguard.subnets on the gateway, or another network here")
+				}
+			}
+		}
+	}
+	return nil
 }
 
 // persist keeps a TUN when its last descriptor is closed. It has an owner first:
@@ -351,6 +405,9 @@ func (c tunnelConfig) endpoints(ctx context.Context, lookup func(context.Context
 	var out []netip.AddrPort
 	for _, f := range pinned {
 		for _, a := range f.of(addrs) {
+			if !sendable(a) {
+				continue
+			}
 			out = append(out, netip.AddrPortFrom(a, c.port))
 		}
 	}
