@@ -14,6 +14,7 @@ import (
 	"net/netip"
 	"net/url"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/clawpatrol/clawpatrol/enrolment"
@@ -242,7 +243,7 @@ func (s *session) do(ctx context.Context, f family, method, path string, body []
 	date, _ = http.ParseTime(r.Header.Get("Date")) // zero when absent
 	b, err := io.ReadAll(io.LimitReader(r.Body, enrolment.MaxBody+1))
 	if err != nil {
-		return date, fmt.Errorf("reading the gateway's answer: %w", err)
+		return date, fmt.Errorf("reading the gateway's answer: %w", quoted{err})
 	}
 	if len(b) > enrolment.MaxBody {
 		return date, fmt.Errorf("reading the gateway's answer: it is larger than %d bytes", enrolment.MaxBody)
@@ -287,14 +288,33 @@ func refusal(r *http.Response, body []byte) error {
 // maxQuoted bounds what is quoted of the gateway's words.
 const maxQuoted = 300 // bytes
 
-// oneLine makes outside text safe to print on a terminal.
+// Printable makes outside text safe to print on a terminal: one line, bounded,
+// and without what a terminal acts on.
+func Printable(s string) string { return oneLine(s) }
+
+// oneLine is Printable.
 func oneLine(s string) string {
 	if len(s) > maxQuoted {
 		s = s[:maxQuoted] + "…"
 	}
-	q := strconv.QuoteToGraphic(s)
-	return q[1 : len(q)-1]
+	var b strings.Builder
+	for _, r := range s {
+		if strconv.IsGraphic(r) {
+			b.WriteRune(r)
+			continue
+		}
+		q := strconv.QuoteRuneToASCII(r)
+		b.WriteString(q[1 : len(q)-1])
+	}
+	return b.String()
 }
+
+// quoted is an error that may hold words of the other end's, safe to print: a
+// header line that net/http cannot read, or the names in a certificate.
+type quoted struct{ error }
+
+func (q quoted) Error() string { return oneLine(q.error.Error()) }
+func (q quoted) Unwrap() error { return q.error }
 
 // explain finds the sentence for a request that got no answer.
 func (s *session) explain(err error) error {
@@ -328,11 +348,11 @@ func (s *session) explain(err error) error {
 		return withHint(errors.New("verifying the gateway: its certificate is not publicly trusted"),
 			"add --ca-fingerprint sha256:HEX, which the gateway prints as it starts")
 	case errors.As(err, &invalid) || errors.As(err, &unknown):
-		return withHint(fmt.Errorf("verifying the gateway: %w", err), "somebody may be between this host and the gateway; compare the fingerprint")
+		return withHint(fmt.Errorf("verifying the gateway: %w", quoted{err}), "somebody may be between this host and the gateway; compare the fingerprint")
 	case errors.As(err, &plain) || errors.Is(err, http.ErrSchemeMismatch):
 		return withHint(fmt.Errorf("verifying the gateway: %s does not speak TLS", s.url.Host), "is the port that of the gateway's public listener (gateway.listen)?")
 	}
-	return withHint(fmt.Errorf("reaching the gateway at %s: %w: %w", s.url.Host, errUnreachable, err),
+	return withHint(fmt.Errorf("reaching the gateway at %s: %w: %w", s.url.Host, errUnreachable, quoted{err}),
 		"check the address and port, that the gateway runs, and that no firewall is in the way")
 }
 

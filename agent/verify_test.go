@@ -281,6 +281,27 @@ func TestRefusal_IsSafeToPrint(t *testing.T) {
 	}
 }
 
+// Attack: a gateway (or what took its place) says what net/http quotes in its
+// error as it is.
+func TestSession_UnreadableAnswerIsSafeToPrint(t *testing.T) {
+	ca := newTestCA(t)
+	c := ca.leaf(t, "gw.example.net").chain(ca)
+	l := serveTLS(t, &c, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		conn, _, err := w.(http.Hijacker).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer conn.Close()
+		_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nX\x1b[2J\x1b]0;owned\a\r\n\r\n")
+	}))
+	pin := ca.pin()
+	_, err := sessionWith(t, l, &pin, nil).info(t.Context(), ipv4)
+	if err == nil || !strings.Contains(err.Error(), "owned") || strings.ContainsAny(err.Error(), "\x1b\a") {
+		t.Errorf("error %q; want it quoted", err)
+	}
+}
+
 // An answer is bounded, and so is the wait for it.
 func TestSession_EndlessAnswer(t *testing.T) {
 	ca := newTestCA(t)

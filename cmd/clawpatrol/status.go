@@ -45,8 +45,8 @@ func statusCommand() *cobra.Command {
 
 func printStatus(w io.Writer, s *agent.Status, now time.Time) {
 	line := func(name, value string) {
-		if value != "" {
-			fmt.Fprintf(w, "%-14s %s\n", name+":", value)
+		if value != "" { // most of it is in the gateway's words
+			fmt.Fprintf(w, "%-14s %s\n", name+":", agent.Printable(value))
 		}
 	}
 	if !s.Enrolled {
