@@ -36,8 +36,8 @@ var addedVariables = []string{
 }
 
 const (
-	maxVariables = 256     // of the gateway's
-	maxEnvValue  = 4 << 10 // bytes of a placeholder
+	maxVariables = 256 // of the gateway's
+	maxEnvValue  = 256 // bytes of a placeholder; the gateway's own limit
 )
 
 var envName = regexp.MustCompile(`^[A-Z_][A-Z0-9_]{0,127}$`)
@@ -55,11 +55,19 @@ var (
 		"OPENSSL_CONF", "OPENSSL_ENGINES", "OPENSSL_MODULES", "SSL_CERT_DIR", "SSLKEYLOGFILE", "GODEBUG",
 		"KUBECONFIG", "DOCKER_HOST", "MAKEFLAGS", "CC", "CXX", "RUSTC_WRAPPER",
 	}
-	unsafePrefixes = []string{"LD_", "DYLD_", "BASH_", "GLIBC_", "PYTHON", "PERL", "GIT_", "LC_", "SUDO_", "XDG_", "_"}
+	unsafePrefixes = []string{"LD_", "DYLD_", "BASH_", "GLIBC_", "PYTHON", "PERL", "GIT_", "LC_", "SUDO_", "XDG_", "NPM_CONFIG_", "PIP_", "CARGO_", "CLAWPATROL_", "_"}
 	unsafeSuffixes = []string{"_PROXY", "_COMMAND"}
 	// No tool runs what a variable of this name says, whatever it begins with:
 	// GIT_TOKEN is a fine placeholder.
 	harmlessSuffix = "_TOKEN"
+)
+
+// Lists of names are never complete: VIMINIT, LUA_INIT, TAR_OPTIONS and GOFLAGS
+// all run what they hold. Where a name does not say that it is for a secret, the
+// value may therefore be a word only, which is no command, option, path or URL.
+var (
+	secretName = regexp.MustCompile(`(^|_)(TOKEN|KEY|APIKEY|SECRET|PASSWORD|PASSWD|PASSPHRASE|PASS|PAT|CREDENTIALS?|AUTH)(_ID)?$|PASSWORD$`)
+	word       = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.@=+-]*$`)
 )
 
 // checkEnv accepts a variable that may be exported. The gateway is trusted with
@@ -74,8 +82,10 @@ func checkEnv(name, value string) error {
 		return fmt.Errorf("%s means something to the host's own programs", name)
 	case len(value) > maxEnvValue:
 		return fmt.Errorf("the value of %s is longer than %d bytes", name, maxEnvValue)
-	case strings.ContainsFunc(value, func(r rune) bool { return r < ' ' || r == 0x7f }):
-		return fmt.Errorf("the value of %s has a control character", name)
+	case value == "" || strings.ContainsFunc(value, func(r rune) bool { return r <= ' ' || r > '~' }):
+		return fmt.Errorf("the value of %s is not printable ASCII without spaces", name)
+	case !secretName.MatchString(name) && !word.MatchString(value):
+		return fmt.Errorf("%s is not the name of a secret, and its value is more than a word", name)
 	}
 	return nil
 }

@@ -25,7 +25,25 @@ func TestCheckEnv(t *testing.T) {
 			t.Errorf("%q is accepted", name)
 		}
 	}
-	for _, value := range []string{"a\nb", "a\x00b", "\x1b[2J", strings.Repeat("x", maxEnvValue+1)} {
+	// Attack: names that are on nobody's list of dangerous ones, with values that
+	// are commands, options, paths and URLs.
+	for name, value := range map[string]string{
+		"VIMINIT": ":!id", "LUA_INIT": `os.execute"id"`, "TAR_OPTIONS": "--to-command=id", "GOFLAGS": "-toolexec=/tmp/x", "WGETRC": "/tmp/x",
+		"AWS_CONFIG_FILE": "../x", "SOME_URL": "https://evil.example", "FZF_DEFAULT_OPTS": "--preview=id", "LESSKEYIN": "~/x", "PSQLRC": "./x",
+		"NPM_CONFIG_SCRIPT_SHELL": "x", "PIP_INDEX_URL": "x",
+	} {
+		if err := checkEnv(name, value); err == nil {
+			t.Errorf("%s=%s is accepted", name, value)
+		}
+	}
+	for name, value := range map[string]string{
+		"SLACK_BOT_TOKEN": "xoxb-1/2:3", "AWS_SECRET_ACCESS_KEY": "AKIA/abc+def=", "PGPASSWORD": "it's!", "NPM_CONFIG_TOKEN": "npm_x", "DB_USER": "ci", "CARGO_REGISTRY_TOKEN": "c",
+	} {
+		if err := checkEnv(name, value); err != nil {
+			t.Errorf("%s=%s: %v", name, value, err)
+		}
+	}
+	for _, value := range []string{"", "a b", "a\nb", "a\x00b", "\x1b[2J", "\u009b2J", "\u202e", strings.Repeat("x", maxEnvValue+1)} {
 		if err := checkEnv("GH_TOKEN", value); err == nil {
 			t.Errorf("the value %.20q is accepted", value)
 		}
@@ -45,7 +63,7 @@ func TestExport_IsReadBackByAShell(t *testing.T) {
 func FuzzExport(f *testing.F) {
 	f.Add("it's $(id)")
 	f.Fuzz(func(t *testing.T, value string) {
-		if checkEnv("V", value) == nil {
+		if checkEnv("V_TOKEN", value) == nil {
 			shellRoundTrip(t, value)
 		}
 	})

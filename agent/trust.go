@@ -11,9 +11,11 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -211,7 +213,12 @@ type envFile struct {
 // writeEnv records the placeholders, without those it would be unwise to export.
 func (a *Agent) writeEnv(placeholders map[string]string) error {
 	kept := make(map[string]string, len(placeholders))
-	for name, value := range placeholders {
+	for _, name := range slices.Sorted(maps.Keys(placeholders)) {
+		value := placeholders[name]
+		if len(kept) == maxVariables {
+			a.say("placeholders not exported: more than %d", maxVariables)
+			break
+		}
 		if err := checkEnv(name, value); err != nil {
 			a.say("placeholder not exported: %v", err)
 			continue
