@@ -91,7 +91,7 @@ func dump(p *policy.Policy) string {
 	fmt.Fprintf(&b, "dns %v\n", p.DNS.Upstream)
 	fmt.Fprintf(&b, "egress %+v\n", p.Egress)
 	for _, e := range p.Endpoints {
-		fmt.Fprintf(&b, "endpoint %s hosts=%v address=%v roots=%t cookies=%t identity=%t\n", e.Ref(), e.Hosts, e.Address, e.RootCAs != nil, e.PassCookies, e.PassIdentity)
+		fmt.Fprintf(&b, "endpoint %s hosts=%v address=%v roots=%t cookies=%t/%t identity=%t\n", e.Ref(), e.Hosts, e.Address, e.RootCAs != nil, e.PassCookies, e.DropCookies, e.PassIdentity)
 	}
 	for _, c := range p.Credentials {
 		fmt.Fprintf(&b, "credential %s endpoint=%s username=%q header=%q parameter=%q cookie=%q env=%q placeholder=%q wildcard=%t slots=%v\n",

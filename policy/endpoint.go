@@ -39,7 +39,7 @@ var endpointTypes = []endpointType{
 		build: (*compiler).https,
 		schema: schema{attributes: slices.Concat(commonEndpoint, []attribute{
 			{name: "ca_file", kind: stringKind},
-			{name: "cookies", kind: stringKind, oneOf: []string{"strip", "pass"}},
+			{name: "cookies", kind: stringKind, oneOf: []string{"strip", "pass", "none"}},
 			{name: "identity", kind: stringKind, oneOf: []string{"strip", "pass"}},
 		})},
 	},
@@ -102,6 +102,9 @@ func (c *compiler) endpoint(b *hclsyntax.Block) {
 		fp.add("ca", e.rootsDigest)
 	}
 	fp.add("cookies", strconv.FormatBool(e.PassCookies))
+	if e.DropCookies {
+		fp.add("cookies", "none")
+	}
 	if e.PassIdentity {
 		fp.add("identity", "pass")
 	}
@@ -146,7 +149,8 @@ func (c *compiler) endpointHosts(e *Endpoint, s section, t endpointType) {
 
 // https reads what only this type has.
 func (c *compiler) https(e *Endpoint, s section) {
-	e.PassCookies = s.text("cookies", "strip") == "pass"
+	cookies := s.text("cookies", "strip")
+	e.PassCookies, e.DropCookies = cookies == "pass", cookies == "none"
 	e.PassIdentity = s.text("identity", "strip") == "pass"
 	v, ok := s.has("ca_file")
 	if !ok {

@@ -79,7 +79,8 @@ type Endpoint struct {
 	Hosts        []Host
 	Address      netip.AddrPort // where to dial instead of resolving the host; zero: resolve
 	RootCAs      *x509.CertPool // nil: the system's roots
-	PassCookies  bool           // cookies = "pass"
+	PassCookies  bool           // cookies = "pass": Set-Cookie reaches agents
+	DropCookies  bool           // cookies = "none": nor do cookies of agents reach the endpoint
 	PassIdentity bool           // identity = "pass"
 
 	// Fingerprint changes whenever any setting of the endpoint does (the

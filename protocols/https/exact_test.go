@@ -103,7 +103,7 @@ func TestNothingIsAddedOrLost(t *testing.T) {
 		}, {
 			"usual fields",
 			"GET /a%2Fb/../c;d=1?q=%20&r=+#f HTTP/1.1\r\nHost: api.example.com:443\r\nUser-Agent: curl/8\r\nAccept: */*\r\nAccept-Encoding: br\r\nCookie: a=b; c=d\r\nX-Forwarded-For: 1.2.3.4\r\nRange: bytes=0-\r\n\r\n",
-			"GET /a%2Fb/../c;d=1?q=%20&r=+#f HTTP/1.1\r\nHost: api.example.com\r\nUser-Agent: curl/8\r\nAccept: */*\r\nAccept-Encoding: br\r\nX-Forwarded-For: 1.2.3.4\r\nRange: bytes=0-\r\n" + auth + "\r\n\r\n",
+			"GET /a%2Fb/../c;d=1?q=%20&r=+#f HTTP/1.1\r\nHost: api.example.com\r\nUser-Agent: curl/8\r\nAccept: */*\r\nAccept-Encoding: br\r\nCookie: a=b; c=d\r\nX-Forwarded-For: 1.2.3.4\r\nRange: bytes=0-\r\n" + auth + "\r\n\r\n",
 			"HTTP/1.1 206 Partial\r\nContent-Length: 2\r\nContent-Encoding: br\r\nEtag: \"x\"\r\n\r\nhi",
 			"HTTP/1.1 206 Partial Content\r\nContent-Length: 2\r\nContent-Encoding: br\r\nEtag: \"x\"\r\n\r\nhi",
 		}, {

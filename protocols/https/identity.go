@@ -30,20 +30,14 @@ func saysWho(name string) bool {
 // an agent could act, or carry data away, under an account of its own.
 func (x *exchange) identify(out *http.Request, in injection) {
 	endpoint := x.grant.Credential.Endpoint
-	keepCookies := endpoint.PassCookies
-	for _, c := range x.offered {
-		keepCookies = keepCookies || c.Type == "cookie"
-	}
 	for name := range out.Header {
-		if (name == "Cookie" || name == "Cookie2") && !keepCookies || !endpoint.PassIdentity && saysWho(name) {
+		if name == "Cookie" && endpoint.DropCookies || !endpoint.PassIdentity && saysWho(name) {
 			delete(out.Header, name)
 		}
 	}
 	for _, c := range x.offered {
-		if c != x.grant.Credential {
-			if s, err := slotOf(c); err == nil {
-				s.put(out, "")
-			}
+		if s, err := slotOf(c); err == nil && s != in.slot {
+			s.put(out, "")
 		}
 	}
 	in.slot.put(out, in.value())

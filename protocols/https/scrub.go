@@ -166,7 +166,7 @@ func matchEscaped(s string, i int, needle string, times int) int {
 			return 0
 		}
 		b, next := unescape(s, i, times)
-		if fold(b) != needle[j] && !(needle[j] == ' ' && s[i] == '+') {
+		if fold(b) != needle[j] && !(needle[j] == ' ' && b == '+') { // form encoding, perhaps encoded again
 			return 0
 		}
 		i = next
