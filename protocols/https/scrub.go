@@ -166,7 +166,15 @@ func matchEscaped(s string, i int, needle string, times int) int {
 			return 0
 		}
 		b, next := unescape(s, i, times)
-		if fold(b) != needle[j] && !(needle[j] == ' ' && b == '+') { // form encoding, perhaps encoded again
+		if needle[j] == ' ' && b != ' ' { // a form's "+", which the first encoding leaves as it is
+			if b, next = s[i], i+1; b != '+' && times > 1 {
+				b, next = unescape(s, i, times-1)
+			}
+			if b == '+' {
+				b = ' '
+			}
+		}
+		if fold(b) != needle[j] {
 			return 0
 		}
 		i = next
