@@ -3,6 +3,7 @@ package https
 import (
 	"net/http"
 	"net/textproto"
+	"reflect"
 	"strings"
 )
 
@@ -86,6 +87,9 @@ func requestHeader(r *http.Request, upgrade string) http.Header {
 		out["Connection"] = []string{"Upgrade"}
 		out["Upgrade"] = []string{upgrade}
 	}
+	if r.ProtoMajor == 2 && awaitsContinue(r) {
+		out["Expect"] = []string{"100-continue"}
+	}
 	if r.ContentLength == 0 {
 		delete(out, "Expect") // RFC 9110 section 10.1.1: not without content
 	}
@@ -93,6 +97,18 @@ func requestHeader(r *http.Request, upgrade string) http.Header {
 		out["User-Agent"] = nil // or net/http adds its own
 	}
 	return out
+}
+
+// awaitsContinue reports whether an HTTP/2 agent sends its body only after a 100.
+// net/http takes the Expect field out of such a request and leaves word of it
+// nowhere but in the body that it hands out.
+func awaitsContinue(r *http.Request) bool {
+	body := reflect.ValueOf(r.Body)
+	if body.Kind() != reflect.Pointer || body.Elem().Kind() != reflect.Struct {
+		return false
+	}
+	waits := body.Elem().FieldByName("needsContinue")
+	return waits.Kind() == reflect.Bool && waits.Bool()
 }
 
 // responseHeader copies an upstream's fields to the agent's, with the secret

@@ -16,9 +16,11 @@ const (
 	// of its body, so that both go out in one write.
 	headPatience = time.Millisecond
 
-	// smallBody is how long a body may be for its head to wait for it: both fit
-	// net/http's write buffer.
-	smallBody = 2 << 10
+	// smallBody is how long a body may be for its head to wait smallPatience for
+	// it: both fit net/http's write buffer, and such a body nearly always follows
+	// its head at once.
+	smallBody     = 2 << 10
+	smallPatience = 10 * time.Millisecond
 )
 
 var copyBuffers = sync.Pool{New: func() any { return new([copyBuffer]byte) }}
@@ -41,9 +43,12 @@ func (x *exchange) relay(resp *http.Response) {
 
 	f := flusher{control: x.control}
 	defer f.stop()
-	// A small body of known length is on its way with its head.
-	if resp.Body != http.NoBody && (resp.ContentLength < 0 || resp.ContentLength > smallBody) {
-		f.soon()
+	switch {
+	case resp.Body == http.NoBody:
+	case resp.ContentLength < 0 || resp.ContentLength > smallBody:
+		f.after(headPatience)
+	default:
+		f.after(smallPatience)
 	}
 	err := x.copyBody(&f, resp.Body)
 	if err == nil && x.out != resp.ContentLength {
@@ -118,9 +123,9 @@ type flusher struct {
 	stopped bool // guarded by mu
 }
 
-// soon flushes after headPatience, unless something is written before.
-func (f *flusher) soon() {
-	f.timer = time.AfterFunc(headPatience, f.now)
+// after flushes after d, unless something is written before.
+func (f *flusher) after(d time.Duration) {
+	f.timer = time.AfterFunc(d, f.now)
 }
 
 func (f *flusher) now() {

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/clawpatrol/clawpatrol/policy"
 	"github.com/clawpatrol/clawpatrol/protocols"
@@ -43,6 +44,7 @@ type exchange struct {
 
 	mu            sync.Mutex
 	headSent      bool // no 1xx any more; guarded by mu
+	over          bool // w and control must not be used any more; guarded by mu
 	bodyStarted   bool // the agent's body is being read; guarded by mu
 	informational int  // 1xx from upstream; guarded by mu
 }
@@ -68,6 +70,9 @@ func (h *Handler) serveRequest(w http.ResponseWriter, r *http.Request) {
 // end closes the books, whatever happened: panics stop at the request.
 func (x *exchange) end() {
 	fault := recover()
+	x.mu.Lock()
+	x.over = true
+	x.mu.Unlock()
 	if fault != nil && fault != http.ErrAbortHandler {
 		// The value could hold anything, the secret included; its type cannot.
 		x.handler.log.Error("panic in an https request", "registration", x.conversation.flow.Registration,
@@ -187,7 +192,7 @@ func (x *exchange) forward(p *pool) {
 		})
 		return
 	}
-	defer resp.Body.Close()
+	defer x.closeAnswer(resp.Body)
 	switch {
 	case resp.StatusCode == http.StatusSwitchingProtocols:
 		x.switchProtocols(resp)
@@ -196,6 +201,17 @@ func (x *exchange) forward(p *pool) {
 	default:
 		x.relay(resp)
 	}
+}
+
+// closeAnswer closes the body of the upstream's response. Over HTTP/2 that waits
+// until the transport has let go of the request's body, which an agent that has
+// its answer may never end: that must not hold up the end of this request.
+func (x *exchange) closeAnswer(body io.Closer) {
+	if x.body == nil || x.body.ended.Load() {
+		_ = body.Close()
+		return
+	}
+	x.conversation.running.Go(func() { _ = body.Close() }) // at the latest when the request's context ends
 }
 
 // outgoing is the request to send, but for the credential. It has no GetBody,
@@ -319,6 +335,20 @@ func (b *requestBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Close leaves the agent's body alone: RoundTrip may be tried again, and the
-// server reads on to find the next request.
-func (b *requestBody) Close() error { return nil }
+// Close wakes a Read that waits for more, because the upstream wants no more.
+// Before the first Read it does nothing: RoundTrip may be tried again. The
+// server reads on in any case, to find the next request.
+func (b *requestBody) Close() error {
+	x := b.exchange
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.over || !x.bodyStarted || b.ended.Load() {
+		return nil
+	}
+	if x.r.ProtoMajor == 2 {
+		_ = x.control.SetReadDeadline(time.Unix(1, 0)) // of this stream
+	} else if !x.headSent { // else its end is near, and the connection must live until then
+		x.conversation.expectRest()
+	}
+	return nil
+}
