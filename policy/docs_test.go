@@ -134,3 +134,45 @@ func TestExampleIsComplete(t *testing.T) {
 		}
 	}
 }
+
+// The placeholders that the documentation recommends are accepted, and have the
+// form that the tools look for.
+func TestDocumentedPlaceholders(t *testing.T) {
+	raw, err := os.ReadFile("../docs/configuration.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, section, _ := strings.Cut(string(raw), "### Placeholders that tools accept")
+	section, _, _ = strings.Cut(section, "\n## ")
+	forms := map[string]string{
+		"GH_TOKEN":          `ghp_[A-Za-z0-9]{36}`,
+		"GITLAB_TOKEN":      `glpat-[\w-]{20}`,
+		"OPENAI_API_KEY":    `sk-[A-Za-z0-9]{20,}`,
+		"ANTHROPIC_API_KEY": `sk-ant-api03-[\w-]+`,
+		"GOOGLE_API_KEY":    `AIza[\w-]{35}`,
+		"SLACK_BOT_TOKEN":   `xoxb-[\w-]+`,
+		"STRIPE_API_KEY":    `sk_test_[A-Za-z0-9]{4,}`,
+		"NPM_TOKEN":         `npm_[A-Za-z0-9]{36}`,
+		"HF_TOKEN":          `hf_[A-Za-z0-9]{34}`,
+		"SENDGRID_API_KEY":  `SG\..+`,
+		"":                  `[\w-]+\.[\w-]+\.[\w-]+`,
+	}
+	rows := regexp.MustCompile("(?m)^\\| .+ \\| (?:`([A-Z_]+)`)? ?\\| .+ \\| `([^`]+)`.* \\|$").FindAllStringSubmatch(section, -1)
+	if len(rows) != len(forms) {
+		t.Errorf("%d rows, not %d", len(rows), len(forms))
+	}
+	for _, row := range rows {
+		name, placeholder := row[1], row[2]
+		if form, ok := forms[name]; !ok || !regexp.MustCompile("^"+form+"$").MatchString(placeholder) {
+			t.Errorf("%s: %s has not the form %s", name, placeholder, form)
+		}
+		if err := checkPlaceholder(placeholder); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if name != "" {
+			if err := checkEnv(name); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+	}
+}
