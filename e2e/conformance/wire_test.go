@@ -331,6 +331,9 @@ type wire2 struct {
 	settings  map[http2.SettingID]uint32 // the other end's
 }
 
+// maxFrame is SETTINGS_MAX_FRAME_SIZE where nothing is said.
+const maxFrame = 16 << 10
+
 // window is what either end may send unasked: more than any message here.
 const window = 1 << 28
 
@@ -366,13 +369,12 @@ func (w *wire2) writeFields(fields []field, end bool) error {
 			return err
 		}
 	}
-	const most = 16 << 10 // SETTINGS_MAX_FRAME_SIZE where nothing is said
 	block := w.buf.Bytes()
-	part := block[:min(most, len(block))]
+	part := block[:min(maxFrame, len(block))]
 	block = block[len(part):]
 	err := w.framer.WriteHeaders(http2.HeadersFrameParam{StreamID: w.stream, BlockFragment: part, EndStream: end, EndHeaders: len(block) == 0})
 	for err == nil && len(block) > 0 {
-		part = block[:min(most, len(block))]
+		part = block[:min(maxFrame, len(block))]
 		block = block[len(part):]
 		err = w.framer.WriteContinuation(w.stream, len(block) == 0, part)
 	}
@@ -399,7 +401,16 @@ func (w *wire2) writeHead(m message, end bool) error {
 	return w.writeFields(append(fields, m.fields...), end)
 }
 
-func (w *wire2) writeData(p string) error { return w.framer.WriteData(w.stream, false, []byte(p)) }
+func (w *wire2) writeData(p string) error {
+	for p != "" {
+		part := p[:min(maxFrame, len(p))]
+		p = p[len(part):]
+		if err := w.framer.WriteData(w.stream, false, []byte(part)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
 func (w *wire2) writeEnd(trailer []field) error {
 	if len(trailer) > 0 {
@@ -467,6 +478,13 @@ func (w *wire2) readHead() (m message, end bool, err error) {
 				return m, false, err
 			}
 		case ":scheme", ":authority", "trailer":
+		case "cookie": // crumbs are one field: RFC 9113 section 8.2.3
+			i := slices.IndexFunc(m.fields, func(f field) bool { return f.name == "cookie" })
+			if i >= 0 {
+				m.fields[i].value += "; " + h.Value
+				continue
+			}
+			m.fields = append(m.fields, field{h.Name, h.Value})
 		default:
 			m.fields = append(m.fields, field{h.Name, h.Value})
 		}

@@ -37,7 +37,6 @@ func (x *exchange) relay(resp *http.Response) {
 	if x.conversation.draining() {
 		h["Connection"] = []string{"close"}
 	}
-	announced := len(h["Trailer"]) > 0
 	x.w.WriteHeader(resp.StatusCode)
 	code := strconv.Itoa(resp.StatusCode)
 
@@ -61,7 +60,7 @@ func (x *exchange) relay(resp *http.Response) {
 		panic(http.ErrAbortHandler)
 	}
 	x.status = code
-	if announced && x.out == 0 {
+	if len(resp.Trailer) > 0 {
 		f.now() // or net/http would send a length, and no trailer
 	}
 	x.relayTrailer(h, resp.Trailer)

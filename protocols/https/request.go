@@ -73,6 +73,9 @@ func (x *exchange) end() {
 	x.mu.Lock()
 	x.over = true
 	x.mu.Unlock()
+	if x.body != nil && x.body.permit != nil {
+		close(x.body.permit.over)
+	}
 	if fault != nil && fault != http.ErrAbortHandler {
 		// The value could hold anything, the secret included; its type cannot.
 		x.handler.log.Error("panic in an https request", "registration", x.conversation.flow.Registration,
@@ -245,6 +248,10 @@ func (x *exchange) outgoing() *http.Request {
 		_ = x.control.EnableFullDuplex()
 	}
 	trace := &httptrace.ClientTrace{Got1xxResponse: x.inform}
+	if x.body != nil && hasToken(out.Header["Expect"], "100-continue") {
+		x.body.permit = &permit{over: make(chan struct{})}
+		trace.Wait100Continue, trace.Got100Continue = x.body.permit.ask, x.body.permit.grant
+	}
 	return out.WithContext(httptrace.WithClientTrace(x.r.Context(), trace))
 }
 
@@ -312,6 +319,7 @@ type requestBody struct {
 	exchange *exchange
 	from     io.Reader
 	trailer  http.Header  // gets its values at the body's end
+	permit   *permit      // of a request with Expect: 100-continue; else nil
 	started  bool         // owned by the reader
 	read     atomic.Int64 // bytes
 	ended    atomic.Bool  // read to its end
@@ -319,6 +327,11 @@ type requestBody struct {
 
 func (b *requestBody) Read(p []byte) (int, error) {
 	if !b.started {
+		if b.permit != nil && !b.permit.granted() {
+			// An error would close the connection that the answer is coming on.
+			<-b.permit.over
+			return 0, errNotWanted
+		}
 		b.started = true
 		b.exchange.mu.Lock()
 		b.exchange.bodyStarted = true
@@ -351,4 +364,36 @@ func (b *requestBody) Close() error {
 		x.conversation.expectRest()
 	}
 	return nil
+}
+
+var errNotWanted = errors.New("the upstream answered without asking for the body")
+
+// permit is the upstream's 100, or the second in which it did not answer. Where
+// a final response comes instead, the transport sends the body all the same, to
+// go on using the connection; but then the agent would be told to send it.
+type permit struct {
+	over chan struct{} // closed when the request has ended
+
+	mu    sync.Mutex
+	asked time.Time // guarded by mu
+	given bool      // guarded by mu
+}
+
+// ask runs when the transport begins to wait, grant when a 100 has come.
+func (p *permit) ask() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.asked = time.Now()
+}
+
+func (p *permit) grant() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.given = true
+}
+
+func (p *permit) granted() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.given || time.Since(p.asked) >= continueTimeout
 }
