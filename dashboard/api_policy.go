@@ -14,7 +14,10 @@ type endpointView struct {
 	Hosts   []string `json:"hosts"`             // host:port
 	Address string   `json:"address,omitempty"` // where it is dialled instead
 	OwnCA   bool     `json:"ca_file"`           // verified against ca_file instead of the system's roots
-	Cookies string   `json:"cookies"`           // "pass" or "strip"
+	Cookies string   `json:"cookies"`           // "pass", "strip" or "none"
+	// Identity is "pass" where the agent's own Authorization and the like go along
+	// with the credential; else it is left out.
+	Identity string `json:"identity,omitempty"`
 }
 
 type profileView struct {
@@ -30,8 +33,14 @@ func (d *dashboard) listEndpoints(w http.ResponseWriter, _ *http.Request) {
 		if e.Address.IsValid() {
 			v.Address = e.Address.String()
 		}
-		if e.PassCookies {
+		switch {
+		case e.PassCookies:
 			v.Cookies = "pass"
+		case e.DropCookies:
+			v.Cookies = "none"
+		}
+		if e.PassIdentity {
+			v.Identity = "pass"
 		}
 		items = append(items, v)
 	}

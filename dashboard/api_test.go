@@ -128,6 +128,41 @@ func TestPolicy_Lists(t *testing.T) {
 	}
 }
 
+// Credentials in the query and in a cookie have one slot like the others, and an
+// endpoint that says otherwise than the default shows it.
+func TestCredentials_QueryAndCookie(t *testing.T) {
+	g := newOperated(t)
+	g.load(strings.Replace(gatewayHCL, `cookies = "pass"`, "cookies = \"none\"\n identity = \"pass\"", 1) + `
+credential "query" "key" {
+  endpoint  = https.internal
+  parameter = "key"
+}
+credential "cookie" "session" {
+  endpoint = https.internal
+  cookie   = "session"
+}
+`)
+	got := status(t, g.api("GET", "/api/endpoints", ""), http.StatusOK)
+	if !strings.Contains(got, `"ca_file":false,"cookies":"none","identity":"pass"}`) {
+		t.Errorf("endpoints:\n%s", got)
+	}
+	for _, ref := range []string{"query/key", "cookie/session"} {
+		status(t, g.api("PUT", "/api/credentials/"+ref, `{"slots":{"secret":"a secret"}}`), http.StatusNoContent)
+		refused(t, g.api("PUT", "/api/credentials/"+ref, `{"slots":{"password":"a secret"}}`), http.StatusUnprocessableEntity, "unknown_slot")
+	}
+	var v credentialsAnswer
+	read(t, g.api("GET", "/api/credentials", ""), http.StatusOK, &v)
+	set := 0
+	for _, c := range v.Items {
+		if (c.Type == "query" || c.Type == "cookie") && len(c.Slots) == 1 && c.Slots[0].Name == "secret" && c.Slots[0].Set {
+			set++
+		}
+	}
+	if set != 2 {
+		t.Errorf("credentials: %+v", v.Items)
+	}
+}
+
 type credentialsAnswer struct {
 	Items []struct {
 		Type, Name, Endpoint string
