@@ -93,16 +93,9 @@ func checkEnv(name, value string) error {
 // Env returns the variables that make tools trust the gateway's CA and send the
 // placeholders. It reads public files only: any user of the host may call it.
 func (a *Agent) Env() ([]Variable, error) {
-	b, err := readBounded(a.paths.env())
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, withHint(errors.New("this host has not been approved by a gateway yet"), "run: clawpatrol join URL --ca-fingerprint sha256:HEX, and wait for the approval")
-	}
+	f, err := a.readEnv()
 	if err != nil {
-		return nil, fmt.Errorf("reading the environment: %w", err)
-	}
-	var f envFile
-	if err := json.Unmarshal(b, &f); err != nil || len(f.Placeholders) > maxVariables {
-		return nil, withHint(fmt.Errorf("reading %s: it is damaged", a.paths.env()), "run: clawpatrol up")
+		return nil, err
 	}
 	var vars []Variable
 	for _, name := range bundleVariables {
@@ -125,6 +118,22 @@ func (a *Agent) Env() ([]Variable, error) {
 		vars = append(vars, Variable{name, f.Placeholders[name]})
 	}
 	return vars, nil
+}
+
+// readEnv reads the public file.
+func (a *Agent) readEnv() (*envFile, error) {
+	b, err := readBounded(a.paths.env())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, withHint(errors.New("this host has not been approved by a gateway yet"), "run: clawpatrol join URL --ca-fingerprint sha256:HEX, and wait for the approval")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading the environment: %w", err)
+	}
+	var f envFile
+	if err := json.Unmarshal(b, &f); err != nil || len(f.Placeholders) > maxVariables {
+		return nil, withHint(fmt.Errorf("reading %s: it is damaged", a.paths.env()), "run: clawpatrol up")
+	}
+	return &f, nil
 }
 
 // Export returns v as a line for a POSIX shell's eval (POSIX.1-2024, 2.2.2

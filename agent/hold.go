@@ -360,7 +360,7 @@ func (h *holder) polled(ctx context.Context, p polled) error {
 // approved installs what an approved host needs, the first time, and follows the
 // changes of its profiles.
 func (h *holder) approved(ctx context.Context, now, before enrolment.PollResponse) error {
-	if err := h.a.writeEnv(now.Env); err != nil {
+	if err := h.a.writeEnv(h.st, now.Env); err != nil {
 		return err
 	}
 	if !h.trusted {

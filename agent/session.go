@@ -53,6 +53,7 @@ type session struct {
 	now     func() time.Time
 	clients map[family]*http.Client
 	id      identity
+	dialTo  func(netip.Addr) *net.Dialer // which bypasses the tunnel; nil: by mark
 }
 
 // parseGatewayURL accepts https://host[:port] only.
@@ -140,7 +141,11 @@ func (s *session) dialer(f family) func(context.Context, string, string) (net.Co
 		err = errNoAddress
 		for _, a := range f.of(addrs) {
 			var c net.Conn
-			if c, err = markedDialer().DialContext(ctx, "tcp"+string(f), net.JoinHostPort(a.String(), port)); err == nil {
+			d := markedDialer()
+			if s.dialTo != nil {
+				d = s.dialTo(a)
+			}
+			if c, err = d.DialContext(ctx, "tcp"+string(f), net.JoinHostPort(a.String(), port)); err == nil {
 				return c, nil
 			}
 		}

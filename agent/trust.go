@@ -205,13 +205,17 @@ func (a *Agent) writeJavaStore(ctx context.Context) error {
 	return os.Rename(tmp, a.paths.javaStore())
 }
 
-// envFile is what `env` reads: world-readable, nothing in it is secret.
+// envFile is what `env` and `doctor` read: world-readable, nothing in it is
+// secret.
 type envFile struct {
 	Placeholders map[string]string `json:"placeholders"`
+	Gateway      string            `json:"gateway"`   // URL
+	Addresses    []string          `json:"addresses"` // of the tunnel's interface
+	DNS          []string          `json:"dns"`
 }
 
 // writeEnv records the placeholders, without those it would be unwise to export.
-func (a *Agent) writeEnv(placeholders map[string]string) error {
+func (a *Agent) writeEnv(st *state, placeholders map[string]string) error {
 	kept := make(map[string]string, len(placeholders))
 	for _, name := range slices.Sorted(maps.Keys(placeholders)) {
 		value := placeholders[name]
@@ -225,7 +229,7 @@ func (a *Agent) writeEnv(placeholders map[string]string) error {
 		}
 		kept[name] = value
 	}
-	b, err := json.Marshal(envFile{kept})
+	b, err := json.Marshal(envFile{kept, st.URL, st.Claim.Addresses, st.Claim.DNS})
 	if err != nil {
 		return fmt.Errorf("encoding the environment: %w", err)
 	}

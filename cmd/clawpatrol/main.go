@@ -75,6 +75,7 @@ func rootCommand() *cobra.Command {
 		statusCommand(),
 		leaveCommand(),
 		envCommand(),
+		doctorCommand(),
 		versionCommand(),
 	)
 	return root

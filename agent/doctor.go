@@ -1,0 +1,292 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/vishvananda/netlink"
+)
+
+// Result is how a check came out.
+type Result string
+
+const (
+	OK   Result = "ok"
+	Warn Result = "warn" // it works, but not for everything, or not for long
+	Fail Result = "fail"
+)
+
+// Check is one line of `clawpatrol doctor`.
+type Check struct {
+	Name   string `json:"name"`
+	Result Result `json:"result"`
+	Detail string `json:"detail"`
+	Hint   string `json:"hint,omitempty"`
+}
+
+// doctor looks at a host and changes nothing.
+type doctor struct {
+	a      *Agent
+	hosts  []string // endpoint hosts to try, as the operator names them
+	root   bool
+	report func(Check)
+
+	st  *state // root only
+	pub *envFile
+	cfg tunnelConfig // addresses and dns only, if not root
+}
+
+// Doctor examines an enrolled host and calls report for each check, in order and
+// as soon as it is done. hosts are endpoint hosts of this registration, to be
+// tried as well. Any user of the host may call it; what only root may know is
+// left out for others.
+func (a *Agent) Doctor(ctx context.Context, hosts []string, report func(Check)) error {
+	for _, h := range hosts {
+		if _, err := netip.ParseAddr(h); err == nil || !plainHost(h) {
+			return fmt.Errorf("reading the arguments: %q is not the name of a host", h)
+		}
+	}
+	d := &doctor{a: a, hosts: hosts, root: os.Geteuid() == 0, report: report}
+	if !d.enrolment() {
+		return nil
+	}
+	d.tunnel(ctx)
+	d.routes()
+	d.ipv6()
+	d.resolver(ctx)
+	d.dns(ctx)
+	served := d.gateway(ctx)
+	if d.root {
+		d.registration(ctx)
+	}
+	d.store()
+	d.bundle()
+	d.tools(ctx, served)
+	return nil
+}
+
+func (d *doctor) ok(name, format string, args ...any) {
+	d.report(Check{name, OK, fmt.Sprintf(format, args...), ""})
+}
+
+func (d *doctor) warn(name, hint, format string, args ...any) {
+	d.report(Check{name, Warn, fmt.Sprintf(format, args...), hint})
+}
+
+func (d *doctor) fail(name, hint, format string, args ...any) {
+	d.report(Check{name, Fail, fmt.Sprintf(format, args...), hint})
+}
+
+// failed reports an error, with the hint it carries or else this one.
+func (d *doctor) failed(name string, err error, hint string) {
+	var h interface{ Hint() string }
+	if errors.As(err, &h) {
+		hint = h.Hint()
+	}
+	if hint == "" {
+		hint = "put right what the error says, and run doctor again"
+	}
+	d.fail(name, hint, "%v", err)
+}
+
+const hintUp = "run clawpatrol up, which repairs it and holds the tunnel"
+
+// enrolment loads what the other checks are about.
+func (d *doctor) enrolment() bool {
+	const name = "enrolment"
+	var err error
+	if err = checkWay(d.a.paths.private()); err != nil {
+		d.failed(name, err, "")
+		return false
+	}
+	if d.pub, err = d.a.readEnv(); err != nil && !d.root {
+		d.failed(name, err, "")
+		return false
+	}
+	claim := &d.cfg
+	if d.root {
+		if d.st, err = loadState(d.a.paths); err == nil && d.st.Claim == nil {
+			err = withHint(errors.New("this host's enrolment was never finished"), "run clawpatrol join again")
+		}
+		if err == nil {
+			*claim, err = newTunnelConfig(d.st)
+		}
+		if err != nil {
+			d.failed(name, err, "")
+			return false
+		}
+		d.ok(name, "%s, with %s", oneLine(d.st.Registration), d.st.URL)
+		return true
+	}
+	for _, s := range d.pub.Addresses {
+		if p, err := netip.ParsePrefix(s); err == nil {
+			claim.addresses = append(claim.addresses, p)
+		}
+	}
+	for _, s := range d.pub.DNS {
+		if a, err := netip.ParseAddr(s); err == nil && claim.carries(familyOf(a)) {
+			claim.dns = append(claim.dns, a)
+		}
+	}
+	if d.pub.Gateway == "" || len(claim.dns) == 0 {
+		d.fail(name, "start clawpatrol up once, which writes it anew", "%s was written by an older version", d.a.paths.env())
+		return false
+	}
+	d.ok(name, "with %s", oneLine(d.pub.Gateway))
+	return true
+}
+
+// url is the gateway's, as it was given to join.
+func (d *doctor) url() string {
+	if d.root {
+		return d.st.URL
+	}
+	return d.pub.Gateway
+}
+
+// tunnel asks the process that holds it; others than root see the interface.
+func (d *doctor) tunnel(ctx context.Context) {
+	const name = "tunnel"
+	link, err := netlink.LinkByName(LinkName)
+	switch {
+	case errors.As(err, &netlink.LinkNotFoundError{}):
+		d.fail(name, hintUp, "there is no interface %s", LinkName)
+		return
+	case err != nil:
+		d.failed(name, err, "")
+		return
+	}
+	if !d.root {
+		if link.Attrs().RawFlags&lowerUp == 0 {
+			d.fail(name, hintUp, "no process holds %s; nothing leaves this host but to its own networks", LinkName)
+			return
+		}
+		d.ok(name, "a process holds %s (as root, doctor knows more)", LinkName)
+		return
+	}
+	reply, err := askHolder(ctx, d.a.paths, "status", controlTimeout)
+	switch {
+	case errors.Is(err, errNoHolder):
+		d.fail(name, hintUp, "no process holds %s; nothing leaves this host but to its own networks", LinkName)
+	case err != nil:
+		d.failed(name, err, "the process that holds it hangs: end it, and run clawpatrol up")
+	case reply.Status == nil || reply.Status.Tunnel.LastHandshake == nil:
+		d.fail(name, "the gateway may be down, or a firewall may drop UDP to its WireGuard port", "the gateway has not answered WireGuard yet")
+	default:
+		t := reply.Status.Tunnel
+		ago := d.a.cfg.Now().Sub(*t.LastHandshake).Round(time.Second)
+		if !t.Up {
+			d.fail(name, "the gateway may be down, or a firewall may drop UDP to its WireGuard port", "the last handshake with %s was %s ago", t.Endpoint, ago)
+			return
+		}
+		d.ok(name, "%s to %s, last handshake %s ago, held by process %d", LinkName, t.Endpoint, ago, t.PID)
+	}
+}
+
+// registration is what the gateway says of it.
+func (d *doctor) registration(ctx context.Context) {
+	const name = "registration"
+	s, err := d.a.Status(ctx)
+	if err != nil {
+		d.failed(name, err, "see tunnel")
+		return
+	}
+	switch {
+	case s.State == "" || s.GatewayError != "":
+		d.fail(name, "an operator sees it in the dashboard; it may be revoked, or this host's addresses have changed", "the gateway does not say: %s", oneLine(s.GatewayError))
+	case s.State != stateApproved:
+		d.fail(name, "an operator can approve it in the dashboard", "it is %s", oneLine(s.State))
+	case len(s.Profiles) == 0:
+		d.warn(name, "an operator can assign one in the dashboard", "it is approved, without a profile: no credential is used for it")
+	default:
+		d.ok(name, "approved, profiles %s", profileList(s.Profiles))
+	}
+}
+
+// routes compares rules and routes with what they should be.
+func (d *doctor) routes() {
+	const name = "routes"
+	t := &tunnel{cfg: d.cfg}
+	if link, err := netlink.LinkByName(LinkName); err == nil {
+		t.ifindex = link.Attrs().Index
+	}
+	r, err := newRouting(t)
+	if err != nil {
+		d.failed(name, err, "")
+		return
+	}
+	defer r.close()
+	var wrong []string
+	for _, f := range families {
+		if f == ipv6 && !ipv6Present() {
+			continue
+		}
+		diff, err := r.differences(f)
+		if err != nil {
+			d.failed(name, err, "")
+			return
+		}
+		wrong = append(wrong, diff...)
+	}
+	if len(wrong) > 0 {
+		d.fail(name, hintUp, "%s", strings.Join(wrong, "; "))
+		return
+	}
+	// A more specific route of the LAN's, by DHCP or by hand, would win.
+	for _, a := range d.cfg.dns {
+		routes, err := netlink.RouteGet(a.AsSlice())
+		if err != nil || len(routes) == 0 || routes[0].LinkIndex != t.ifindex {
+			d.fail(name, "ip route get "+a.String()+" shows the route that wins: the gateway's wireguard.subnets and this host's networks must not overlap", "the gateway's resolver %s is not reached through %s", a, LinkName)
+			return
+		}
+	}
+	d.ok(name, "%d rules and table %d are as they should be", 5, Table)
+}
+
+// differences says what apply would change.
+func (r *routing) differences(f family) ([]string, error) {
+	var out []string
+	haveRoutes, err := r.routes(f)
+	if err != nil {
+		return nil, err
+	}
+	for _, w := range r.wantedRoutes(f) {
+		if !slices.ContainsFunc(haveRoutes, func(h netlink.Route) bool { return sameRoute(h, w) }) {
+			out = append(out, fmt.Sprintf("%s: table %d lacks a default route", f, Table))
+		}
+	}
+	wantRules, err := r.wantedRules(f)
+	if err != nil {
+		return nil, err
+	}
+	haveRules, err := r.rules(f)
+	if err != nil {
+		return nil, err
+	}
+	for _, w := range wantRules {
+		if !slices.ContainsFunc(haveRules, func(h netlink.Rule) bool { return sameRule(h, w) }) {
+			out = append(out, fmt.Sprintf("%s: rule %d is missing", f, w.Priority))
+		}
+	}
+	for _, h := range haveRules {
+		if !slices.ContainsFunc(wantRules, func(w netlink.Rule) bool { return sameRule(h, w) }) {
+			out = append(out, fmt.Sprintf("%s: rule %d is stale", f, h.Priority))
+		}
+	}
+	all, err := r.h.RuleList(f.nl())
+	if err != nil {
+		return nil, fmt.Errorf("listing the rules: %w", err)
+	}
+	for _, h := range all {
+		if h.Priority > 0 && h.Priority < rulePass { // 0 is the kernel's, for its own addresses
+			out = append(out, fmt.Sprintf("%s: rule %d, of another program, comes before ours", f, h.Priority))
+		}
+	}
+	return slices.Compact(out), nil
+}

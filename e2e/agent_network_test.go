@@ -1,0 +1,132 @@
+package e2e
+
+import (
+	"context"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/clawpatrol/clawpatrol/e2e/lab"
+)
+
+// back waits for traffic in both families, and that doctor finds the routes as
+// they should be. Nobody helps.
+func back(t *testing.T, j *lab.Joined, after string) {
+	t.Helper()
+	began := time.Now()
+	if err := lab.Eventually(t.Context(), 60*time.Second, func() error {
+		for _, family := range []string{"-4", "-6"} {
+			if _, err := j.Shell(t.Context(), "curl -sS -o /dev/null --max-time 3 "+family+" https://api.example.com/"); err != nil {
+				return err
+			}
+		}
+		return nil
+	}); err != nil {
+		t.Fatalf("after %s: %v\n%s", after, err, j.Output)
+	}
+	t.Logf("after %s traffic is back in %v", after, time.Since(began).Round(10*time.Millisecond))
+	if err := lab.Eventually(t.Context(), 10*time.Second, func() error {
+		_, results := doctor(t.Context(), t, j.Host, "DOCTOR")
+		for _, name := range []string{"tunnel", "routes", "resolver", "dns"} {
+			if results[name] != "ok" {
+				return &faultError{name, results[name], "ok"}
+			}
+		}
+		return nil
+	}); err != nil {
+		t.Errorf("after %s: %v", after, err)
+	}
+}
+
+// gone makes sure that the fault was one.
+func gone(t *testing.T, j *lab.Joined) {
+	t.Helper()
+	if out, err := j.Shell(t.Context(), "curl -sS -o /dev/null --max-time 2 https://api.example.com/"); err == nil {
+		t.Errorf("traffic flows during the fault: %s", out)
+	}
+}
+
+const restoreDefaults = `
+	ip route replace default via 198.51.101.1
+	ip -6 address replace 2001:db8:101::2/64 dev eth0 nodad
+	ip -6 route replace default via 2001:db8:101::1`
+
+// A cable that is pulled, a Wi-Fi that is lost, a machine that sleeps: the kernel
+// forgets routes and IPv6 addresses, and the network manager gives them back.
+func TestAgentNetwork_LinkDownAndUp(t *testing.T) {
+	ctx := t.Context()
+	j := joinSecond(t)
+	back(t, j, "joining")
+	if err := j.Script(ctx, "ip link set eth0 down"); err != nil {
+		t.Fatal(err)
+	}
+	gone(t, j)
+	if err := j.Script(ctx, "ip link set eth0 up"+restoreDefaults); err != nil {
+		t.Fatal(err)
+	}
+	back(t, j, "link down and up")
+
+	// The link of the other side.
+	if err := theLab.World.Script(ctx, "ip link set to-agent2 down"); err != nil {
+		t.Fatal(err)
+	}
+	gone(t, j)
+	if err := theLab.World.Script(ctx, "ip link set to-agent2 up; ip address replace 2001:db8:101::1/64 dev to-agent2 nodad"); err != nil {
+		t.Fatal(err)
+	}
+	back(t, j, "a lost carrier")
+}
+
+// DHCP gives another address; the default routes go and come.
+func TestAgentNetwork_AddressAndDefaultRouteChange(t *testing.T) {
+	ctx := t.Context()
+	j := joinSecond(t)
+	t.Cleanup(func() {
+		if err := j.Script(context.WithoutCancel(ctx), "ip address replace 198.51.101.2/24 dev eth0; ip address del 198.51.101.77/24 dev eth0 2>/dev/null; ip -6 address del 2001:db8:101::77/64 dev eth0 2>/dev/null; true"+restoreDefaults); err != nil {
+			t.Error(err)
+		}
+	})
+	back(t, j, "joining")
+	if err := j.Script(ctx, "ip route del default; ip -6 route del default"); err != nil {
+		t.Fatal(err)
+	}
+	gone(t, j)
+	if err := j.Script(ctx, "ip route add default via 198.51.101.1 metric 300; ip -6 route add default via 2001:db8:101::1 metric 300"); err != nil {
+		t.Fatal(err)
+	}
+	back(t, j, "other default routes")
+	if err := j.Script(ctx, "ip route del default metric 300; ip -6 route del default metric 300"+restoreDefaults); err != nil {
+		t.Fatal(err)
+	}
+	back(t, j, "the first default routes")
+
+	// One address, then the other.
+	if err := j.Script(ctx, "ip address del 198.51.101.2/24 dev eth0; ip address add 198.51.101.77/24 dev eth0; ip route replace default via 198.51.101.1"); err != nil {
+		t.Fatal(err)
+	}
+	back(t, j, "another IPv4 address")
+	if err := j.Script(ctx, "ip -6 address del 2001:db8:101::2/64 dev eth0; ip -6 address add 2001:db8:101::77/64 dev eth0 nodad; ip -6 route replace default via 2001:db8:101::1"); err != nil {
+		t.Fatal(err)
+	}
+	back(t, j, "another IPv6 address")
+}
+
+// A process that stands still for a while, as all do in a suspended machine.
+func TestAgentNetwork_Suspend(t *testing.T) {
+	j := joinSecond(t)
+	back(t, j, "joining")
+	if err := syscall.Kill(j.PID(), syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	gone(t, j)
+	suspended := time.NewTimer(20 * time.Second)
+	select {
+	case <-suspended.C:
+	case <-t.Context().Done():
+		t.Fatal(t.Context().Err())
+	}
+	if err := syscall.Kill(j.PID(), syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	back(t, j, "20 s of standing still")
+}
