@@ -222,7 +222,7 @@ func (d *doctor) routes() {
 		return
 	}
 	defer r.close()
-	var wrong []string
+	var wrong, foreign []string
 	for _, f := range families {
 		if f == ipv6 && !ipv6Present() {
 			continue
@@ -233,6 +233,12 @@ func (d *doctor) routes() {
 			return
 		}
 		wrong = append(wrong, diff...)
+		others, err := r.before(f)
+		if err != nil {
+			d.failed(name, err, "")
+			return
+		}
+		foreign = append(foreign, others...)
 	}
 	if len(wrong) > 0 {
 		d.fail(name, hintUp, "%s", strings.Join(wrong, "; "))
@@ -242,11 +248,15 @@ func (d *doctor) routes() {
 	for _, a := range d.cfg.dns {
 		routes, err := netlink.RouteGet(a.AsSlice())
 		if err != nil || len(routes) == 0 || routes[0].LinkIndex != t.ifindex {
-			d.fail(name, "ip route get "+a.String()+" shows the route that wins: the gateway's wireguard.subnets and this host's networks must not overlap", "the gateway's resolver %s is not reached through %s", a, LinkName)
+			d.fail(name, "ip route get "+a.String()+" shows the route that wins: the gateway's wireguard.subnets and this host's networks must not overlap", "%s", strings.Join(append(foreign, fmt.Sprintf("the gateway's resolver %s is not reached through %s", a, LinkName)), "; "))
 			return
 		}
 	}
-	d.ok(name, "%d rules and table %d are as they should be", 5, Table)
+	if len(foreign) > 0 {
+		d.warn(name, "ip rule shows it: what it matches does not go through the tunnel, unless it leads nowhere", "%s", strings.Join(foreign, "; "))
+		return
+	}
+	d.ok(name, "the rules and table %d are as they should be, in both families", Table)
 }
 
 // differences says what apply would change.
@@ -279,10 +289,16 @@ func (r *routing) differences(f family) ([]string, error) {
 			out = append(out, fmt.Sprintf("%s: rule %d is stale", f, h.Priority))
 		}
 	}
+	return slices.Compact(out), nil
+}
+
+// before says which rules of others are looked at before ours.
+func (r *routing) before(f family) ([]string, error) {
 	all, err := r.h.RuleList(f.nl())
 	if err != nil {
 		return nil, fmt.Errorf("listing the rules: %w", err)
 	}
+	var out []string
 	for _, h := range all {
 		if h.Priority > 0 && h.Priority < rulePass { // 0 is the kernel's, for its own addresses
 			out = append(out, fmt.Sprintf("%s: rule %d, of another program, comes before ours", f, h.Priority))

@@ -151,7 +151,7 @@ func plainHost(s string) bool {
 		return sendable(a)
 	}
 	const maxName = 253 // RFC 1035 section 2.3.4, without the length bytes of first label and root
-	return s != "" && len(s) <= maxName && !strings.ContainsFunc(s, func(r rune) bool {
+	return s != "" && s[0] != '-' && len(s) <= maxName && !strings.ContainsFunc(s, func(r rune) bool {
 		return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '-' || r == '.' || r == '_')
 	})
 }
