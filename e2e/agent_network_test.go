@@ -82,7 +82,8 @@ func TestAgentNetwork_AddressAndDefaultRouteChange(t *testing.T) {
 	ctx := t.Context()
 	j := joinSecond(t)
 	t.Cleanup(func() {
-		if err := j.Script(context.WithoutCancel(ctx), "ip address replace 198.51.101.2/24 dev eth0; ip address del 198.51.101.77/24 dev eth0 2>/dev/null; ip -6 address del 2001:db8:101::77/64 dev eth0 2>/dev/null; true"+restoreDefaults); err != nil {
+		// In this order: with a primary address its secondary ones go.
+		if err := j.Script(context.WithoutCancel(ctx), "ip address del 198.51.101.77/24 dev eth0 2>/dev/null || true; ip -6 address del 2001:db8:101::77/64 dev eth0 2>/dev/null || true; ip address replace 198.51.101.2/24 dev eth0"+restoreDefaults); err != nil {
 			t.Error(err)
 		}
 	})
