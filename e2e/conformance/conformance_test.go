@@ -3,7 +3,7 @@
 // towards the agent and the upstream. Rows run on the gateway's real data path
 // inside the test; real programs follow in the lab.
 //
-// The table is docs/http-conformance.md. After a change of the rows:
+// The table is docs/http.md. After a change of the rows:
 //
 //	go test ./e2e/conformance -run Conformance -args -update
 package conformance
@@ -18,7 +18,7 @@ import (
 	"testing"
 )
 
-var update = flag.Bool("update", false, "write docs/http-conformance.md")
+var update = flag.Bool("update", false, "write docs/http.md")
 
 // row is one behaviour.
 type row struct {
@@ -90,38 +90,44 @@ func TestConformance(t *testing.T) {
 	text := document(table, results, clients)
 	t.Log("\n" + text)
 	if strings.Contains(flag.Lookup("test.run").Value.String(), "/") {
-		t.Log("only some rows ran: docs/http-conformance.md is not compared")
+		t.Log("only some rows ran: docs/http.md is not compared")
 		return
 	}
-	doc := filepath.Join("..", "..", "docs", "http-conformance.md")
+	doc := filepath.Join("..", "..", "docs", "http.md")
+	have, err := os.ReadFile(doc)
+	must(t, err)
+	want, err := written(string(have), text)
+	must(t, err)
 	if *update {
-		must(t, os.WriteFile(doc, []byte(text), 0o644))
+		must(t, os.WriteFile(doc, []byte(want), 0o644))
 		return
 	}
-	if have, err := os.ReadFile(doc); err != nil || string(have) != text {
-		t.Errorf("%s is stale (%v): go test ./e2e/conformance -run Conformance -args -update", doc, err)
+	if string(have) != want {
+		t.Errorf("%s is stale: go test ./e2e/conformance -run Conformance -args -update", doc)
 	}
 }
 
-const preamble = `# HTTP conformance
+// marker is the heading of docs/http.md with which the tables begin.
+const marker = "\n### gRPC\n"
 
-What HTTP clients and servers rely on, row by row, through the gateway: with HTTP/1.1 (h1) and HTTP/2 (h2) towards the
-agent, and an upstream that speaks only the one or the other. Written by the test that proves it,
-` + "`go test ./e2e/conformance -run Conformance -args -update`" + `; a plain run fails where a row fails or this page is stale.
-docs/https.md says the same in prose, with the limits.
+// written is page with text in place of its tables.
+func written(page, text string) (string, error) {
+	prose, _, found := strings.Cut(page, marker)
+	if !found {
+		return "", fmt.Errorf("no heading %q", strings.TrimSpace(marker))
+	}
+	return prose + "\n" + text, nil
+}
 
-`
-
-// document is the page.
+// document is the tables, the rest of the page from marker on.
 func document(table []row, results map[string][]string, clients map[string]string) string {
 	var b strings.Builder
-	b.WriteString(preamble)
 	var reasons []string
 	group := ""
 	for _, r := range table {
 		if r.group != group {
 			group = r.group
-			fmt.Fprintf(&b, "## %s\n\n| behaviour | agent h1, upstream h1 | agent h1, upstream h2 | agent h2, upstream h1 | agent h2, upstream h2 |\n| --- | --- | --- | --- | --- |\n", group)
+			fmt.Fprintf(&b, "### %s\n\n| behaviour | agent h1, upstream h1 | agent h1, upstream h2 | agent h2, upstream h1 | agent h2, upstream h2 |\n| --- | --- | --- | --- | --- |\n", group)
 		}
 		fmt.Fprintf(&b, "| %s |", r.name)
 		for _, cell := range results[r.name] {
@@ -144,7 +150,7 @@ func document(table []row, results map[string][]string, clients map[string]strin
 	for i, reason := range reasons {
 		fmt.Fprintf(&b, "%d. %s\n", i+1, reason)
 	}
-	b.WriteString("\n## Real programs, on an agent host behind a real tunnel\n\n| program | result |\n| --- | --- |\n")
+	b.WriteString("\n### Real programs, on an agent host behind a real tunnel\n\n| program | result |\n| --- | --- |\n")
 	for _, c := range programs() {
 		fmt.Fprintf(&b, "| %s | %s |\n", c.name, clients[c.name])
 	}

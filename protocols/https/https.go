@@ -3,7 +3,7 @@
 // credential in, and relays request and response as they come, over HTTP/1.1
 // and HTTP/2.
 //
-// docs/https.md says what agents and operators can rely on.
+// docs/http.md says what agents and operators can rely on.
 package https
 
 import (
@@ -29,7 +29,7 @@ import (
 	"github.com/clawpatrol/clawpatrol/registry"
 )
 
-// Limits. docs/https.md lists them.
+// Limits. docs/http.md lists them.
 const (
 	handshakeTimeout  = 10 * time.Second  // agent's TLS handshake; also dial and TLS handshake upstream
 	readHeaderTimeout = 60 * time.Second  // a request head; nginx's client_header_timeout. The first one counts from the handshake

@@ -8,7 +8,7 @@ import (
 )
 
 // identityFields are how the names of fields end that say who is asking, as the
-// common APIs name them. docs/https.md lists them.
+// common APIs name them. docs/http.md lists them.
 var identityFields = []string{
 	"Authorization", "Api-Key", "Apikey", "Subscription-Key", "Auth-Key",
 	"Access-Token", "Auth-Token", "Security-Token", "Private-Token", "Job-Token", "Deploy-Token", "Vault-Token",
