@@ -20,6 +20,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 	"time"
 )
 
@@ -37,6 +38,8 @@ type Config struct {
 	// Out receives the lines that scripts rely on (docs/agent-host.md). nil:
 	// discarded.
 	Out io.Writer
+
+	JSON bool // Out receives each line as an Event in JSON
 
 	// Run executes one of the host's own programs: update-ca-certificates,
 	// systemctl, keytool. nil: os/exec, with the program's output in the error.
@@ -61,6 +64,7 @@ type Config struct {
 type Agent struct {
 	cfg   Config
 	paths paths
+	outMu sync.Mutex // held to write to cfg.Out
 }
 
 // New returns the agent of a host. It reads and changes nothing.
@@ -90,11 +94,6 @@ func New(cfg Config) *Agent {
 		a.cfg.Lookup = a.lookupOriginal
 	}
 	return a
-}
-
-// say prints one line.
-func (a *Agent) say(format string, args ...any) {
-	fmt.Fprintf(a.cfg.Out, format+"\n", args...)
 }
 
 // host returns where a path of the host's is.

@@ -80,7 +80,7 @@ func (a *Agent) Down(ctx context.Context) error {
 	if err := a.undo(ctx, j, scopeTunnel); err != nil {
 		return fmt.Errorf("taking the tunnel down: %w", err)
 	}
-	a.say("tunnel down")
+	a.tell(Event{Event: EventTunnelDown}, "tunnel down")
 	return nil
 }
 
@@ -118,7 +118,7 @@ func (a *Agent) Leave(ctx context.Context) error {
 	}
 	unlock, err := a.takeOver(ctx)
 	if errors.Is(err, errNotEnrolled) {
-		a.say("this host is not enrolled; nothing to undo")
+		a.tell(Event{Event: EventNotEnrolled}, "this host is not enrolled; nothing to undo")
 		return nil
 	}
 	if err != nil {
@@ -140,9 +140,13 @@ func (a *Agent) Leave(ctx context.Context) error {
 		a.cfg.checkpoint("removed " + dir)
 	}
 	_ = os.Remove(a.paths.dir) // unless something else is in it
-	a.say("left: everything join changed on this host is undone")
+	left := Event{Event: EventLeft}
 	if stateErr == nil {
-		a.say("the gateway still lists %s (%s): an operator can revoke it in the dashboard", oneLine(st.Registration), oneLine(st.Name))
+		left.Registration, left.Name = oneLine(st.Registration), oneLine(st.Name)
+	}
+	a.tell(left, "left: everything join changed on this host is undone")
+	if stateErr == nil {
+		a.say("the gateway still lists %s (%s): an operator can revoke it in the dashboard", left.Registration, left.Name)
 	}
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -84,7 +85,7 @@ func (a *Agent) hold(ctx context.Context, st *state, s *session, j *journal, ser
 	undone := a.undo(ctx, j, scopeTunnel)
 	ctl.finish(a.paths, undone)
 	if undone == nil {
-		a.say("tunnel down")
+		a.tell(Event{Event: EventTunnelDown}, "tunnel down")
 	}
 	return errors.Join(err, undone)
 }
@@ -140,7 +141,7 @@ func (h *holder) run(ctx context.Context) error {
 	if err := h.route(ctx); err != nil {
 		return err
 	}
-	h.a.say("tunnel up")
+	h.a.tell(Event{Event: EventTunnelUp}, "tunnel up")
 
 	polls := make(chan polled)
 	changed := make(chan struct{}, 1)
@@ -235,7 +236,7 @@ func (h *holder) connect(ctx context.Context, once bool) error {
 			return withHint(fmt.Errorf("bringing the tunnel up: the gateway does not answer WireGuard at %v", endpoints), "a firewall may drop UDP to that port (wireguard.listen on the gateway)")
 		}
 		if !told {
-			h.a.say("waiting for the gateway: nothing leaves this host until it answers")
+			h.a.tell(Event{Event: EventWaitingForGateway}, "waiting for the gateway: nothing leaves this host until it answers")
 			told = true
 		}
 		if err := sleep(ctx, tickEvery); err != nil {
@@ -282,7 +283,7 @@ func (h *holder) keepConnected(ctx context.Context) {
 			continue
 		}
 		if h.connect(ctx, false) == nil {
-			h.a.say("tunnel up again")
+			h.a.tell(Event{Event: EventTunnelUp}, "tunnel up again")
 		}
 	}
 }
@@ -329,17 +330,22 @@ func (h *holder) polled(ctx context.Context, p polled) error {
 			return withHint(fmt.Errorf("the gateway has refused the registration %s: an operator turned it down", oneLine(h.st.Registration)), "run clawpatrol join again to ask anew")
 		}
 		if before.err == nil || errors.Is(before.err, errRefused) != errors.Is(p.err, errRefused) {
-			h.a.say("gateway: %v", p.err)
-			if errors.Is(p.err, errRefused) {
-				h.a.say("hint: it was revoked, or this host's addresses have changed: ask an operator; clawpatrol leave undoes everything here")
+			e := Event{Event: EventNote}
+			var advice interface{ Hint() string }
+			switch {
+			case errors.As(p.err, &advice):
+				e.Hint = advice.Hint()
+			case errors.Is(p.err, errRefused):
+				e.Hint = "it was revoked, or this host's addresses have changed: ask an operator; clawpatrol leave undoes everything here"
 			}
+			h.a.tell(e, "gateway: %v", p.err)
 		}
 		return nil
 	}
 	switch p.resp.State {
 	case statePending:
 		if before.resp.State != statePending {
-			h.a.say("waiting for approval")
+			h.a.tell(Event{Event: EventWaitingForApproval}, "waiting for approval")
 		}
 	case stateApproved:
 		return h.approved(ctx, p.resp, before.resp)
@@ -348,8 +354,8 @@ func (h *holder) polled(ctx context.Context, p polled) error {
 			return withHint(fmt.Errorf("the registration %s is %s", oneLine(h.st.Registration), p.resp.State), "ask an operator to approve it again; if this host's address changes while it enrols, keep it from doing so")
 		}
 		if before.resp.State != p.resp.State {
-			h.a.say("%s: nothing leaves this host", p.resp.State)
-			h.a.say("hint: this host's addresses may have changed; an operator can approve it again in the dashboard")
+			h.a.tell(Event{Event: p.resp.State, Hint: "this host's addresses may have changed; an operator can approve it again in the dashboard"},
+				"%s: nothing leaves this host", p.resp.State)
 		}
 	default:
 		return fmt.Errorf("the gateway says that this registration is %q, which this program does not know", oneLine(p.resp.State))
@@ -370,16 +376,16 @@ func (h *holder) approved(ctx context.Context, now, before enrolment.PollRespons
 		}
 		h.trusted = true
 		if store == "" {
-			h.a.say("CA not installed: no system trust store that this program knows; tools find it through clawpatrol env")
+			h.a.tell(Event{Event: EventCANotInstalled}, "CA not installed: no system trust store that this program knows; tools find it through clawpatrol env")
 		} else {
-			h.a.say("CA installed: %s", store)
+			h.a.tell(Event{Event: EventCAInstalled, Path: store}, "CA installed: %s", store)
 		}
 	}
 	if before.State != stateApproved {
-		h.a.say("approved")
+		h.a.tell(Event{Event: EventApproved}, "approved")
 	}
 	if before.State != stateApproved || !slices.Equal(before.Profiles, now.Profiles) {
-		h.a.say("profiles: %s", profileList(now.Profiles))
+		h.a.tell(Event{Event: EventProfiles, Profiles: printable(now.Profiles)}, "profiles: %s", profileList(now.Profiles))
 	}
 	if !h.st.Approved {
 		h.mu.Lock() // status reads it
@@ -398,7 +404,7 @@ func (h *holder) approved(ctx context.Context, now, before enrolment.PollRespons
 		return errHandOver
 	}
 	if before.State != stateApproved {
-		h.a.say("ready")
+		h.a.tell(Event{Event: EventReady}, "ready")
 	}
 	return nil
 }
@@ -407,12 +413,13 @@ func profileList(names []string) string {
 	if len(names) == 0 {
 		return "none"
 	}
-	out := ""
+	return strings.Join(printable(names), ", ")
+}
+
+func printable(names []string) []string {
+	out := make([]string, len(names))
 	for i, n := range names {
-		if i > 0 {
-			out += ", "
-		}
-		out += oneLine(n)
+		out[i] = oneLine(n)
 	}
 	return out
 }

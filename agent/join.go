@@ -164,10 +164,11 @@ func (a *Agent) resume(ctx context.Context, s *session, u *url.URL, pin *fingerp
 }
 
 func (a *Agent) sayEnrolled(st *state) {
-	a.say("name: %s", oneLine(st.Name))
-	a.say("registration: %s", oneLine(st.Registration))
+	name, registration, code := oneLine(st.Name), oneLine(st.Registration), oneLine(st.UserCode)
+	a.tell(Event{Event: EventName, Name: name}, "name: %s", name)
+	a.tell(Event{Event: EventRegistration, Registration: registration}, "registration: %s", registration)
 	if !st.Approved {
-		a.say("user code: %s", oneLine(st.UserCode))
+		a.tell(Event{Event: EventUserCode, UserCode: code, ExpiresAt: &st.ExpiresAt}, "user code: %s", code)
 		a.say("approve it in the dashboard before %s", st.ExpiresAt.UTC().Format(time.RFC3339))
 	}
 }
@@ -182,7 +183,7 @@ func (a *Agent) enrol(ctx context.Context, s *session, u *url.URL, pin *fingerpr
 	if err != nil || (pin != nil && ca != *pin) {
 		return nil, errors.New("reading the gateway's answer: it says that it has another CA than the one it proved")
 	}
-	a.say("gateway: %s, CA %s", u, ca)
+	a.tell(Event{Event: EventGateway, Gateway: u.String(), CAFingerprint: ca.String()}, "gateway: %s, CA %s", u, ca)
 	key := newKey()
 	public, err := publicKey(key)
 	if err != nil {
@@ -258,7 +259,7 @@ func (a *Agent) claimAll(ctx context.Context, s *session, st *state) error {
 	if err := checkClaim(claim, st); err != nil {
 		return err
 	}
-	a.say("address: %s", oneLine(pinOf(claim.Pin, st.Family)))
+	a.sayAddress(claim.Pin, st.Family)
 	addrs, err := a.cfg.Lookup(ctx, s.url.Hostname())
 	if err != nil {
 		return fmt.Errorf("reaching the gateway: %w", err)
@@ -279,7 +280,7 @@ func (a *Agent) claimAll(ctx context.Context, s *session, st *state) error {
 			return fmt.Errorf("the gateway that answers over %s is another one than over %s", f, st.Family)
 		}
 		claim = other
-		a.say("address: %s", oneLine(pinOf(claim.Pin, f)))
+		a.sayAddress(claim.Pin, f)
 	}
 	st.Claim = claim
 	if _, err := newTunnelConfig(st); err != nil {
@@ -309,6 +310,11 @@ func checkClaim(c *enrolment.ClaimResponse, st *state) error {
 		return fmt.Errorf("the gateway sent the CA certificate %s, but proved to have %s", f, oneLine(st.GatewayCA))
 	}
 	return nil
+}
+
+func (a *Agent) sayAddress(p enrolment.Pin, f family) {
+	addr := oneLine(pinOf(p, f))
+	a.tell(Event{Event: EventAddress, Address: addr}, "address: %s", addr)
 }
 
 func pinOf(p enrolment.Pin, f family) string {

@@ -83,8 +83,8 @@ func (a *Agent) startService(ctx context.Context) error {
 		err = withHint(fmt.Errorf("starting the service: %w", err), "journalctl -u "+unitName)
 		return errors.Join(err, a.Down(ctx))
 	}
-	a.say("service: %s", unitName)
-	a.say("ready")
+	a.tell(Event{Event: EventService, Service: unitName}, "service: %s", unitName)
+	a.tell(Event{Event: EventReady}, "ready")
 	return nil
 }
 

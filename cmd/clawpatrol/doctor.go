@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"strings"
@@ -38,7 +37,7 @@ run it; root is told more.`,
 			return doctor(c, agent.New(agent.Config{StateDir: state}), args, asJSON)
 		},
 	}
-	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	jsonFlag(c, &asJSON)
 	// What doctor runs to try Go's own verification.
 	c.Flags().StringVar(&probe, "probe", "", "only connect to this address, as a Go program does")
 	_ = c.Flags().MarkHidden("probe") // it exists
@@ -63,9 +62,7 @@ func doctor(c *cobra.Command, a *agent.Agent, hosts []string, asJSON bool) error
 		return err
 	}
 	if asJSON {
-		enc := json.NewEncoder(out)
-		enc.SetIndent("", "  ")
-		if err := enc.Encode(struct {
+		if err := printJSON(out, struct {
 			OK     bool          `json:"ok"`
 			Checks []agent.Check `json:"checks"`
 		}{len(failed) == 0, checks}); err != nil {

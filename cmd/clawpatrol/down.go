@@ -7,7 +7,10 @@ import (
 )
 
 func downCommand() *cobra.Command {
-	var state string
+	var (
+		state  string
+		asJSON bool
+	)
 	c := &cobra.Command{
 		Use:   "down",
 		Short: "Take the tunnel down and keep the enrolment",
@@ -15,11 +18,12 @@ func downCommand() *cobra.Command {
 its own routes and resolver back. Enrolment and CA stay; up brings the tunnel
 back. It needs root.`,
 		Example: `  sudo clawpatrol down`,
-		Args:    cobra.NoArgs,
+		Args:    arguments(0, 0),
 		RunE: func(c *cobra.Command, _ []string) error {
-			return agent.New(agent.Config{StateDir: state, Out: c.OutOrStdout()}).Down(c.Context())
+			return agent.New(agent.Config{StateDir: state, Out: c.OutOrStdout(), JSON: asJSON}).Down(c.Context())
 		},
 	}
+	jsonFlag(c, &asJSON)
 	stateFlag(c, &state)
 	return c
 }

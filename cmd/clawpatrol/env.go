@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -21,7 +20,7 @@ func envCommand() *cobra.Command {
 find the gateway's CA, and the placeholders to use where a tool wants a token.
 None of it is secret, and any user of the host may run it.`,
 		Example: `  eval "$(clawpatrol env)"`,
-		Args:    cobra.NoArgs,
+		Args:    arguments(0, 0),
 		RunE: func(c *cobra.Command, _ []string) error {
 			vars, err := agent.New(agent.Config{StateDir: state}).Env()
 			if err != nil {
@@ -29,13 +28,11 @@ None of it is secret, and any user of the host may run it.`,
 			}
 			out := c.OutOrStdout()
 			if asJSON {
-				enc := json.NewEncoder(out)
-				enc.SetIndent("", "  ")
 				m := make(map[string]string, len(vars))
 				for _, v := range vars {
 					m[v.Name] = v.Value
 				}
-				return enc.Encode(m)
+				return printJSON(out, m)
 			}
 			for _, v := range vars {
 				if _, err := fmt.Fprintln(out, v.Export()); err != nil {
@@ -45,7 +42,7 @@ None of it is secret, and any user of the host may run it.`,
 			return nil
 		},
 	}
-	c.Flags().BoolVar(&asJSON, "json", false, "print a JSON object")
+	jsonFlag(c, &asJSON)
 	stateFlag(c, &state)
 	return c
 }

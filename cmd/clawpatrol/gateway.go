@@ -42,7 +42,7 @@ stops accepting, lets running actions end, and exits.`,
 			if keepApprovals && !resetPassword {
 				return errors.New("--keep-approvals goes with --reset-dashboard-password")
 			}
-			return cobra.MaximumNArgs(1)(c, args)
+			return arguments(0, 1)(c, args)
 		},
 		RunE: func(c *cobra.Command, args []string) error {
 			file := "/etc/clawpatrol/gateway.hcl"

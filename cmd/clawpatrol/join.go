@@ -8,8 +8,9 @@ import (
 
 func joinCommand() *cobra.Command {
 	var (
-		req   agent.JoinRequest
-		state string
+		req    agent.JoinRequest
+		state  string
+		asJSON bool
 	)
 	c := &cobra.Command{
 		Use:   "join URL [--ca-fingerprint sha256:HEX]",
@@ -24,16 +25,17 @@ certificate. Run again on an enrolled host, join resumes. It needs root.
 What it changes on this host, leave undoes.`,
 		Example: `  sudo clawpatrol join https://gw.example.com:8443 --ca-fingerprint sha256:3b1f…
   eval "$(clawpatrol env)"`,
-		Args: cobra.ExactArgs(1),
+		Args: arguments(1, 1),
 		RunE: func(c *cobra.Command, args []string) error {
 			req.URL = args[0]
-			return agent.New(agent.Config{StateDir: state, Out: c.OutOrStdout()}).Join(c.Context(), req)
+			return agent.New(agent.Config{StateDir: state, Out: c.OutOrStdout(), JSON: asJSON}).Join(c.Context(), req)
 		},
 	}
 	f := c.Flags()
 	f.StringVar(&req.CAFingerprint, "ca-fingerprint", "", "sha256:HEX of the gateway's CA certificate; without it the certificate must be publicly trusted")
 	f.StringVar(&req.Name, "name", "", "the name an operator sees (default: this host's)")
 	f.BoolVar(&req.Service, "service", false, "once approved, leave the tunnel to systemd")
+	jsonFlag(c, &asJSON)
 	stateFlag(c, &state)
 	return c
 }

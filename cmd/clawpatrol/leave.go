@@ -7,7 +7,10 @@ import (
 )
 
 func leaveCommand() *cobra.Command {
-	var state string
+	var (
+		state  string
+		asJSON bool
+	)
 	c := &cobra.Command{
 		Use:   "leave",
 		Short: "Undo everything that join changed on this host",
@@ -15,11 +18,12 @@ func leaveCommand() *cobra.Command {
 the enrolment. The gateway keeps its row until an operator revokes it. It needs
 root.`,
 		Example: `  sudo clawpatrol leave`,
-		Args:    cobra.NoArgs,
+		Args:    arguments(0, 0),
 		RunE: func(c *cobra.Command, _ []string) error {
-			return agent.New(agent.Config{StateDir: state, Out: c.OutOrStdout()}).Leave(c.Context())
+			return agent.New(agent.Config{StateDir: state, Out: c.OutOrStdout(), JSON: asJSON}).Leave(c.Context())
 		},
 	}
+	jsonFlag(c, &asJSON)
 	stateFlag(c, &state)
 	return c
 }

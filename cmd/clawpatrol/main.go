@@ -47,14 +47,37 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	if err == nil {
 		return 0
 	}
-	fmt.Fprintf(stderr, "clawpatrol: %v\n", err)
-	if h := hint(err); h != "" {
-		fmt.Fprintf(stderr, "hint: %s\n", h)
+	text, advice := sentence(err), hint(err)
+	if advice == "" && !ran {
+		advice = usageHint(root, args)
+	}
+	if wantsJSON(args) {
+		printFailure(stderr, failure{text, advice})
+	} else {
+		fmt.Fprintf(stderr, "clawpatrol: %s\n", text)
+		if advice != "" {
+			fmt.Fprintf(stderr, "hint: %s\n", advice)
+		}
 	}
 	if !ran {
 		return 2
 	}
 	return 1
+}
+
+// arguments accepts from least to most of them, of which there is one at most.
+func arguments(least, most int) cobra.PositionalArgs {
+	return func(c *cobra.Command, args []string) error {
+		switch n := len(args); {
+		case n < least:
+			return fmt.Errorf("%s wants an argument: clawpatrol %s", c.Name(), c.Use)
+		case n > most && most == 0:
+			return fmt.Errorf("%s takes no argument, and got %q", c.Name(), args[0])
+		case n > most:
+			return fmt.Errorf("%s takes one argument, and got a second: %q", c.Name(), args[most])
+		}
+		return nil
+	}
 }
 
 func rootCommand() *cobra.Command {

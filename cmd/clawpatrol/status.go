@@ -2,7 +2,6 @@ package main
 
 import (
 	"cmp"
-	"encoding/json"
 	"fmt"
 	"io"
 	"strings"
@@ -23,22 +22,20 @@ func statusCommand() *cobra.Command {
 		Short:   "Show this host's enrolment and tunnel",
 		Long:    `Show whether this host is enrolled and where, what the gateway says about it, and whether the tunnel is up. It needs root.`,
 		Example: `  sudo clawpatrol status --json`,
-		Args:    cobra.NoArgs,
+		Args:    arguments(0, 0),
 		RunE: func(c *cobra.Command, _ []string) error {
 			s, err := agent.New(agent.Config{StateDir: state}).Status(c.Context())
 			if err != nil {
 				return err
 			}
 			if asJSON {
-				enc := json.NewEncoder(c.OutOrStdout())
-				enc.SetIndent("", "  ")
-				return enc.Encode(s)
+				return printJSON(c.OutOrStdout(), s)
 			}
 			printStatus(c.OutOrStdout(), s, time.Now())
 			return nil
 		},
 	}
-	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	jsonFlag(c, &asJSON)
 	stateFlag(c, &state)
 	return c
 }

@@ -7,7 +7,10 @@ import (
 )
 
 func upCommand() *cobra.Command {
-	var state string
+	var (
+		state  string
+		asJSON bool
+	)
 	c := &cobra.Command{
 		Use:   "up",
 		Short: "Bring an enrolled host's tunnel up and hold it",
@@ -15,11 +18,12 @@ func upCommand() *cobra.Command {
 gateway does not answer, nothing leaves this host but to its own networks. What
 a killed process left behind is repaired. It needs root.`,
 		Example: `  sudo clawpatrol up`,
-		Args:    cobra.NoArgs,
+		Args:    arguments(0, 0),
 		RunE: func(c *cobra.Command, _ []string) error {
-			return agent.New(agent.Config{StateDir: state, Out: c.OutOrStdout()}).Up(c.Context())
+			return agent.New(agent.Config{StateDir: state, Out: c.OutOrStdout(), JSON: asJSON}).Up(c.Context())
 		},
 	}
+	jsonFlag(c, &asJSON)
 	stateFlag(c, &state)
 	return c
 }

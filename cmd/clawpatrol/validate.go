@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -24,7 +23,7 @@ the file compiles, else 1. Files that it names with ca_file are read too, relati
 to its directory. Who may write the file is for the gateway to check, where it runs.`,
 		Example: `  clawpatrol validate gateway.hcl
   clawpatrol validate --json gateway.hcl | jq .diagnostics`,
-		Args: cobra.MaximumNArgs(1),
+		Args: arguments(0, 1),
 		RunE: func(c *cobra.Command, args []string) error {
 			file := "/etc/clawpatrol/gateway.hcl"
 			if len(args) == 1 {
@@ -53,7 +52,7 @@ to its directory. Who may write the file is for the gateway to check, where it r
 			return err
 		},
 	}
-	c.Flags().BoolVar(&asJSON, "json", false, "print the result as JSON on standard output")
+	jsonFlag(c, &asJSON)
 	return c
 }
 
@@ -90,7 +89,5 @@ func printValidation(w io.Writer, file string, err error) error {
 	} else if err != nil {
 		v.Diagnostics = append(v.Diagnostics, diagnosticJSON{Severity: "error", Summary: "Cannot read the file", Detail: err.Error(), File: file})
 	}
-	enc := json.NewEncoder(w)
-	enc.SetIndent("", "  ")
-	return enc.Encode(v)
+	return printJSON(w, v)
 }

@@ -36,7 +36,7 @@ func TestValidate(t *testing.T) {
 			bad + ":2:1: Unknown block\n  2 | profil \"x\" {}\n    | ^^^^^^\n", "Did you mean profile?\n",
 			"\nclawpatrol: validating " + bad + ": 1 error\n",
 		}},
-		{"invalid, JSON", []string{bad, "--json"}, 1, `"line": 2`, []string{"clawpatrol: validating " + bad + ": 1 error\n"}},
+		{"invalid, JSON", []string{bad, "--json"}, 1, `"line": 2`, []string{`{"error":"validating ` + bad + `: 1 error","hint":""}`}},
 		{"missing", []string{missing}, 1, "", []string{"clawpatrol: validating " + missing + ": ", "no such file"}},
 		{"missing, JSON", []string{"--json", missing}, 1, `"valid": false`, []string{"no such file"}},
 		{"two files", []string{good, bad}, 2, "", []string{"clawpatrol: "}},
