@@ -27,7 +27,11 @@ var bundleVariables = []string{
 	"PIP_CERT",
 	"AWS_CA_BUNDLE",
 	"CARGO_HTTP_CAINFO",
-	"DENO_CERT", // adds, but to its own roots: with the bundle it has the host's too
+	"DENO_CERT",                          // adds, but to its own roots: with the bundle it has the host's too
+	"GRPC_DEFAULT_SSL_ROOTS_FILE_PATH",   // gRPC's C core: Python, Ruby, PHP
+	"HTTPLIB2_CA_CERTS",                  // Google's older Python libraries
+	"CLOUDSDK_CORE_CUSTOM_CA_CERTS_FILE", // gcloud
+	"NIX_SSL_CERT_FILE",
 }
 
 // addedVariables add to a tool's roots: they get ours alone.

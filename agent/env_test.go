@@ -20,6 +20,7 @@ func TestCheckEnv(t *testing.T) {
 		"PATH", "LD_PRELOAD", "LD_LIBRARY_PATH", "LD_X_TOKEN_X", "DYLD_INSERT_LIBRARIES", "BASH_ENV", "ENV", "IFS", "PS4", "PROMPT_COMMAND", "HOME", "SHELL",
 		"GIT_SSH_COMMAND", "GIT_EXEC_PATH", "PYTHONPATH", "PYTHONSTARTUP", "PERL5OPT", "NODE_OPTIONS", "RUBYOPT", "JAVA_TOOL_OPTIONS", "HTTPS_PROXY", "ALL_PROXY",
 		"SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS", "SSL_CERT_DIR", "SSLKEYLOGFILE", "GODEBUG", "EDITOR", "PAGER", "_X",
+		"GRPC_DEFAULT_SSL_ROOTS_FILE_PATH", "HTTPLIB2_CA_CERTS", "CLOUDSDK_CORE_CUSTOM_CA_CERTS_FILE", "NIX_SSL_CERT_FILE",
 	} {
 		if err := checkEnv(name, "x"); err == nil {
 			t.Errorf("%q is accepted", name)
@@ -104,7 +105,8 @@ func TestEnv_IsPublicAndSecretsAreNot(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "GIT_SSL_CAINFO", "PIP_CERT", "AWS_CA_BUNDLE", "CARGO_HTTP_CAINFO", "DENO_CERT"} {
+	for _, name := range []string{"SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "GIT_SSL_CAINFO", "PIP_CERT", "AWS_CA_BUNDLE", "CARGO_HTTP_CAINFO", "DENO_CERT",
+		"GRPC_DEFAULT_SSL_ROOTS_FILE_PATH", "HTTPLIB2_CA_CERTS", "CLOUDSDK_CORE_CUSTOM_CA_CERTS_FILE", "NIX_SSL_CERT_FILE"} {
 		b, err := os.ReadFile(byName[name])
 		if err != nil || string(b) != string(system)+g.ca.pem() {
 			t.Errorf("%s=%q does not hold the system's roots and ours: %v", name, byName[name], err)
