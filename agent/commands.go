@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/clawpatrol/clawpatrol/enrolment"
@@ -173,6 +174,7 @@ type TunnelStatus struct {
 	Addresses     []string   `json:"addresses,omitempty"`
 	Endpoint      string     `json:"endpoint,omitempty"`
 	LastHandshake *time.Time `json:"last_handshake,omitempty"`
+	Bypasses      []Bypass   `json:"bypasses,omitempty"` // routes of the LAN's that win over the tunnel's
 	BytesIn       uint64     `json:"bytes_in"`
 	BytesOut      uint64     `json:"bytes_out"`
 	Blocked       bool       `json:"blocked"` // it is down, and the routes keep everything in
@@ -200,7 +202,7 @@ func (a *Agent) Status(ctx context.Context) (*Status, error) {
 	defer s.close()
 	reply, err := askHolder(ctx, a.paths, "status", controlTimeout)
 	if err == nil && reply.Status != nil {
-		return reply.Status, nil
+		return reply.Status, reply.Status.Tunnel.look(ctx, st)
 	}
 	if err != nil && !errors.Is(err, errNoHolder) {
 		return nil, err
@@ -213,6 +215,24 @@ func (a *Agent) Status(ctx context.Context) (*Status, error) {
 		status.Tunnel.Blocked = j.find(stepRouting, "") != nil
 	}
 	return status, nil
+}
+
+// look adds what only this host's routes tell.
+func (t *TunnelStatus) look(ctx context.Context, st *state) error {
+	if st.Claim == nil {
+		return nil
+	}
+	cfg, err := newTunnelConfig(st)
+	if err != nil {
+		return err
+	}
+	t.Bypasses, err = cfg.bypasses(sync.OnceValue(func() *virtualHost {
+		if !t.Up {
+			return nil
+		}
+		return cfg.discover(ctx)
+	}))
+	return err
 }
 
 func newStatus(st *state, p polled) *Status {

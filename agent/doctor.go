@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -37,9 +38,11 @@ type doctor struct {
 	root   bool
 	report func(Check)
 
-	st  *state // root only
-	pub *envFile
-	cfg tunnelConfig // addresses and dns only, if not root
+	st    *state // root only
+	pub   *envFile
+	cfg   tunnelConfig        // addresses and dns only, if not root
+	held  bool                // a process holds the tunnel
+	known func() *virtualHost // cfg.discover, asked once at most
 }
 
 // Doctor examines an enrolled host and calls report for each check, in order and
@@ -56,6 +59,7 @@ func (a *Agent) Doctor(ctx context.Context, hosts []string, report func(Check)) 
 	if !d.enrolment() {
 		return nil
 	}
+	d.known = sync.OnceValue(func() *virtualHost { return d.cfg.discover(ctx) })
 	d.tunnel(ctx)
 	d.routes()
 	d.ipv6()
@@ -162,8 +166,9 @@ func (d *doctor) tunnel(ctx context.Context) {
 		d.failed(name, err, "")
 		return
 	}
+	d.held = link.Attrs().RawFlags&lowerUp != 0
 	if !d.root {
-		if link.Attrs().RawFlags&lowerUp == 0 {
+		if !d.held {
 			d.fail(name, hintUp, "no process holds %s; nothing leaves this host but to its own networks", LinkName)
 			return
 		}
@@ -228,6 +233,9 @@ func (d *doctor) routes() {
 			continue
 		}
 		diff, err := r.differences(f)
+		if len(diff) > 1 && !d.held && t.ifindex == 0 {
+			diff = []string{fmt.Sprintf("%s: our rules and table %d are not there", f, Table)} // tunnel has told why
+		}
 		if err != nil {
 			d.failed(name, err, "")
 			return
@@ -244,19 +252,42 @@ func (d *doctor) routes() {
 		d.fail(name, hintUp, "%s", strings.Join(wrong, "; "))
 		return
 	}
-	// A more specific route of the LAN's, by DHCP or by hand, would win.
-	for _, a := range d.cfg.dns {
-		routes, err := netlink.RouteGet(a.AsSlice())
-		if err != nil || len(routes) == 0 || routes[0].LinkIndex != t.ifindex {
-			d.fail(name, "ip route get "+a.String()+" shows the route that wins: the gateway's wireguard.subnets and this host's networks must not overlap", "%s", strings.Join(append(foreign, fmt.Sprintf("the gateway's resolver %s is not reached through %s", a, LinkName)), "; "))
-			return
+	bypasses, err := d.cfg.bypasses(d.known)
+	if err != nil {
+		d.failed(name, err, "")
+		return
+	}
+	for _, b := range bypasses {
+		if b.Certain {
+			wrong = append(wrong, b.String())
+		} else {
+			foreign = append(foreign, b.String())
 		}
 	}
+	for _, a := range d.cfg.dns {
+		if !tunnelled(a) {
+			wrong = append(wrong, fmt.Sprintf("the gateway's resolver %s is not reached through %s", a, LinkName))
+		}
+	}
+	if len(wrong) > 0 {
+		d.fail(name, "ip rule and ip route show what wins: the gateway's wireguard.subnets and this host's networks must not overlap", "%s", strings.Join(append(foreign, wrong...), "; "))
+		return
+	}
 	if len(foreign) > 0 {
-		d.warn(name, "ip rule shows it: what it matches does not go through the tunnel, unless it leads nowhere", "%s", strings.Join(foreign, "; "))
+		d.warn(name, "ip rule and ip route show it: what it matches does not go through the tunnel, unless it leads nowhere", "%s", strings.Join(foreign, "; "))
 		return
 	}
 	d.ok(name, "the rules and table %d are as they should be, in both families", Table)
+}
+
+// tunnelled reports whether what this host sends to a goes through the tunnel.
+func tunnelled(a netip.Addr) bool {
+	link, err := netlink.LinkByName(LinkName)
+	if err != nil {
+		return false
+	}
+	routes, err := netlink.RouteGet(a.AsSlice())
+	return err == nil && len(routes) > 0 && routes[0].LinkIndex == link.Attrs().Index
 }
 
 // differences says what apply would change.

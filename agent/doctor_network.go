@@ -103,6 +103,10 @@ func (d *doctor) resolver(ctx context.Context) {
 	case len(servers) == 0:
 		d.fail(name, hintUp, "%s names no resolver", resolvConf)
 	default:
+		if !d.held {
+			d.fail(name, hintUp, "%s names %s, not the gateway's %s: no process holds the tunnel", resolvConf, addressList(servers), addressList(d.cfg.dns))
+			return
+		}
 		hint := "the process that holds the tunnel puts it back within " + tickEvery.String() + "; if it stays, find out who writes it"
 		if !bytes.HasPrefix(content, []byte(fileMark)) {
 			d.fail(name, hint, "%s has been overwritten: it names %s, not the gateway's %s", resolvConf, addressList(servers), addressList(d.cfg.dns))
@@ -140,8 +144,18 @@ func (d *doctor) dns(ctx context.Context) {
 		d.fail(name, "see tunnel and routes", "the gateway's resolver %s does not answer", d.cfg.dns[i])
 		return
 	}
+	hosts := d.hosts
+	if len(hosts) == 0 {
+		// Nobody has named one: any that the gateway has made addresses for will do.
+		h := d.known()
+		if h == nil {
+			d.ok(name, "the gateway's resolver answers through the tunnel; no endpoint host was asked for yet, clawpatrol doctor HOST tries one")
+			return
+		}
+		hosts = []string{h.name}
+	}
 	d.ok(name, "the gateway's resolver answers through the tunnel")
-	for _, h := range d.hosts {
+	for _, h := range hosts {
 		d.host(ctx, h)
 	}
 }
@@ -162,6 +176,10 @@ func (d *doctor) host(ctx context.Context, h string) {
 		names, err := resolverAt(d.cfg.dns[0]).LookupAddr(ctx, a.String())
 		if err != nil || !slices.ContainsFunc(names, func(n string) bool { return strings.EqualFold(strings.TrimSuffix(n, "."), strings.TrimSuffix(h, ".")) }) {
 			d.fail(name, "either no credential of this registration's profiles is for it, or /etc/hosts or a resolver other than the gateway's answers", "it resolves to %s, which is not an address of the gateway's making", a)
+			return
+		}
+		if !tunnelled(a) {
+			d.fail(name, "see routes; ip route get "+a.String()+" shows what wins", "it resolves to the gateway's %s, but that is not reached through %s", a, LinkName)
 			return
 		}
 	}

@@ -75,7 +75,7 @@ func TestDoctor_RoutesNamesWhatIsMissing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := &doctor{a: r.Agent, root: true, st: st, cfg: cfg}
+	d := &doctor{a: r.Agent, root: true, st: st, cfg: cfg, held: true, known: func() *virtualHost { return nil }}
 	if got := examine(d, d.routes); len(got) != 1 || got[0].Result != OK {
 		t.Fatalf("%+v", got)
 	}

@@ -70,7 +70,7 @@ func doctor(c *cobra.Command, a *agent.Agent, hosts []string, asJSON bool) error
 		}
 	}
 	if len(failed) > 0 {
-		return fmt.Errorf("%d of %d checks failed: %s", len(failed), len(checks), strings.Join(failed, ", "))
+		return &hinted{fmt.Errorf("%d of %d checks failed: %s", len(failed), len(checks), strings.Join(failed, ", ")), "the first that failed may be why the others did"}
 	}
 	return nil
 }

@@ -70,6 +70,9 @@ func printStatus(w io.Writer, s *agent.Status, now time.Time) {
 	default:
 		line("tunnel", "down")
 	}
+	for _, b := range t.Bypasses {
+		line("warning", b.String())
+	}
 	line("addresses", strings.Join(t.Addresses, " "))
 	line("endpoint", t.Endpoint)
 	if t.LastHandshake != nil {
