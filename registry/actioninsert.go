@@ -11,52 +11,79 @@ import (
 // for each batch would cost a quarter of the whole.
 var chunkSizes = [...]int{256, 64, 16, 4, 1}
 
-// inserts are the prepared statements of the log's writer.
+// The columns of an INSERT.
+const (
+	actionColumns = 15
+	resultColumns = 5
+)
+
+// inserts are the prepared statements of the log's writer, which alone uses
+// them.
 type inserts struct {
 	actions, results [len(chunkSizes)]*sql.Stmt
+	spans            *spanMarks
+	args             []any // what is bound next
 }
 
 func prepareInserts(ctx context.Context, db *sql.DB) (*inserts, error) {
-	in := &inserts{}
+	in := &inserts{args: make([]any, 0, actionColumns*chunkSizes[0])}
+	var err error
 	for i, rows := range chunkSizes {
-		var err error
 		if in.actions[i], err = db.PrepareContext(ctx, `INSERT INTO actions (id, time, registration, profile,
-			endpoint, credential, protocol, summary, verdict, rule, reason) VALUES `+placeholders(11, rows)); err != nil {
+			endpoint, credential, protocol, summary, verdict, rule, reason,
+			status, bytes_in, bytes_out, duration) VALUES `+placeholders(actionColumns, rows)); err != nil {
 			return nil, err
 		}
 		if in.results[i], err = db.PrepareContext(ctx, `INSERT OR IGNORE INTO action_results (action, status,
-			bytes_in, bytes_out, duration) VALUES `+placeholders(5, rows)); err != nil {
+			bytes_in, bytes_out, duration) VALUES `+placeholders(resultColumns, rows)); err != nil {
 			return nil, err
 		}
 	}
-	return in, nil
+	in.spans, err = newSpanMarks(ctx, db)
+	return in, err
 }
 
-// batch writes rows and results.
-func (in *inserts) batch(ctx context.Context, tx *sql.Tx, rows []Action, results []result) error {
-	err := inChunks(rows, func(size int, chunk []Action) error {
-		args := make([]any, 0, 11*len(chunk))
+// batch writes rows and results in tx. Where tx is not committed in the end,
+// call forget.
+func (in *inserts) batch(ctx context.Context, tx *sql.Tx, rows []queuedRow, results []result) error {
+	err := inChunks(rows, func(size int, chunk []queuedRow) error {
+		args := in.args[:0]
 		for i := range chunk {
 			a := &chunk[i]
 			args = append(args, a.ID, micros(a.Time), string(a.Registration), a.Profile, a.Endpoint, a.Credential,
 				a.Protocol, a.Summary, a.Verdict, a.Rule, a.Reason)
+			if a.ended {
+				args = append(args, a.result.Status, a.result.BytesIn, a.result.BytesOut, int64(a.result.Duration))
+			} else {
+				args = append(args, nil, nil, nil, nil)
+			}
 		}
-		_, err := tx.StmtContext(ctx, in.actions[size]).ExecContext(ctx, args...)
-		return err
+		return in.exec(ctx, tx, in.actions[size], args)
 	})
 	if err != nil {
 		return err
 	}
+	if err := in.spans.mark(ctx, tx, rows); err != nil {
+		return err
+	}
 	return inChunks(results, func(size int, chunk []result) error {
-		args := make([]any, 0, 5*len(chunk))
+		args := in.args[:0]
 		for i := range chunk {
 			r := &chunk[i]
 			args = append(args, r.action, r.Status, r.BytesIn, r.BytesOut, int64(r.Duration))
 		}
-		_, err := tx.StmtContext(ctx, in.results[size]).ExecContext(ctx, args...)
-		return err
+		return in.exec(ctx, tx, in.results[size], args)
 	})
 }
+
+func (in *inserts) exec(ctx context.Context, tx *sql.Tx, stmt *sql.Stmt, args []any) error {
+	_, err := tx.StmtContext(ctx, stmt).ExecContext(ctx, args...)
+	clear(args) // do not keep the rows' strings
+	return err
+}
+
+// forget drops what batch assumed to be stored.
+func (in *inserts) forget() { in.spans.forget() }
 
 // inChunks cuts rows into pieces of the chunk sizes, in order.
 func inChunks[T any](rows []T, write func(size int, chunk []T) error) error {

@@ -5,7 +5,6 @@ import (
 	"database/sql"
 	"fmt"
 	"log/slog"
-	"slices"
 	"sync"
 	"time"
 )
@@ -31,7 +30,7 @@ const (
 // transaction are the next. Otherwise it leaves gatherTime between transactions,
 // which are the larger part of what a row costs.
 type actionLog struct {
-	store func(rows []Action, results []result) error // one transaction; called by the writer only
+	store func(rows []queuedRow, results []result) error // one transaction; called by the writer only
 	log   *slog.Logger
 	room  chan struct{} // a token for each queued row
 	wake  chan struct{} // one token: there is something to write
@@ -39,16 +38,21 @@ type actionLog struct {
 	stop  chan struct{} // closed by close
 	done  chan struct{} // closed when the writer has ended
 
-	mu      sync.Mutex           // guards what follows
-	shares  map[ID]chan struct{} // a token for each of a registration's rows that is queued or waits for room
-	rows    []Action             // a ring: the row with ID n is rows[n%maxQueuedRows]
-	last    int64                // the newest ID given out
-	stored  int64                // every row up to this ID is on disk
-	results []result             // oldest first
-	lastSeq uint64               // the newest result queued
-	dropped uint64
-	writing uint64 // seq of the oldest result being written; 0: none
-	waiters int    // callers of sync
+	mu     sync.Mutex           // guards what follows
+	shares map[ID]chan struct{} // a token for each of a registration's rows that is queued or waits for room
+	rows   []queuedRow          // a ring: the row with ID n is rows[n%maxQueuedRows]
+	last   int64                // the newest ID given out
+	taken  int64                // the writer has every row up to this ID
+	stored int64                // every row up to this ID is on disk
+
+	// Results that came after the writer had taken their rows, numbered from 1.
+	results       []result // a ring: number n is results[n%maxQueuedResults]
+	lastResult    uint64
+	takenResults  uint64
+	storedResults uint64
+	dropped       uint64
+
+	waiters int // callers of sync
 
 	err     error         // why the last transaction failed
 	failing chan struct{} // closed while err is set
@@ -56,9 +60,16 @@ type actionLog struct {
 	stopped bool
 }
 
-// result is a queued ActionResult.
+// queuedRow is a row that waits for the disk, with its result where the action
+// has ended meanwhile. Most do: one row is then written instead of two.
+type queuedRow struct {
+	Action
+	ended  bool
+	result ActionResult
+}
+
+// result is a queued ActionResult of a row that was written without it.
 type result struct {
-	seq    uint64 // from 1, in the order of queueing
 	action int64
 	ActionResult
 }
@@ -73,27 +84,33 @@ func openActionLog(ctx context.Context, db *DB) (*actionLog, error) {
 		stop:    make(chan struct{}),
 		done:    make(chan struct{}),
 		shares:  make(map[ID]chan struct{}),
-		rows:    make([]Action, maxQueuedRows),
+		rows:    make([]queuedRow, maxQueuedRows),
+		results: make([]result, maxQueuedResults),
 		failing: make(chan struct{}),
 		moved:   make(chan struct{}),
 	}
 	if err := db.write.QueryRowContext(ctx, `SELECT max(
 		(SELECT coalesce(max(id), 0) FROM actions),
-		(SELECT coalesce(max(action), 0) FROM action_results))`).Scan(&l.last); err != nil {
+		(SELECT coalesce(max(action), 0) FROM action_results),
+		(SELECT first - 1 FROM action_log_start))`).Scan(&l.last); err != nil {
 		return nil, err
 	}
-	l.stored = l.last
+	l.taken, l.stored = l.last, l.last
 	inserts, err := prepareInserts(ctx, db.write)
 	if err != nil {
 		return nil, err
 	}
-	l.store = func(rows []Action, results []result) error {
+	l.store = func(rows []queuedRow, results []result) error {
 		// Unlike begin, this must also work while the registry closes.
 		db.writing <- struct{}{}
 		defer func() { <-db.writing }()
-		return db.commit(context.Background(), func(ctx context.Context, tx *sql.Tx) error {
+		err := db.commit(context.Background(), func(ctx context.Context, tx *sql.Tx) error {
 			return inserts.batch(ctx, tx, rows, results)
 		})
+		if err != nil {
+			inserts.forget()
+		}
+		return err
 	}
 	go l.run()
 	return l, nil
@@ -131,7 +148,7 @@ func (l *actionLog) append(ctx context.Context, row Action) (int64, error) {
 	}
 	l.last++
 	row.ID = l.last
-	l.rows[row.ID%maxQueuedRows] = row
+	l.rows[row.ID%maxQueuedRows] = queuedRow{Action: row}
 	poke(l.wake)
 	if l.last-l.stored >= maxBatch {
 		poke(l.hurry)
@@ -190,20 +207,28 @@ func poke(c chan<- struct{}) {
 	}
 }
 
+// finish adds the result to its row, or queues it where the writer has the row
+// already.
 func (l *actionLog) finish(id int64, r ActionResult) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.stopped || id < 1 || id > l.last {
 		return
 	}
-	if len(l.results) >= maxQueuedResults {
-		l.results = slices.Delete(l.results, 0, 1)
+	if id > l.taken {
+		if row := &l.rows[id%maxQueuedRows]; !row.ended {
+			row.ended, row.result = true, r
+		}
+		return
+	}
+	if l.lastResult-l.takenResults >= maxQueuedResults {
+		l.takenResults++
 		l.dropped++
 	}
-	l.lastSeq++
-	l.results = append(l.results, result{l.lastSeq, id, r})
+	l.lastResult++
+	l.results[l.lastResult%maxQueuedResults] = result{id, r}
 	poke(l.wake)
-	if len(l.results) >= maxBatch {
+	if l.lastResult-l.takenResults >= maxBatch {
 		poke(l.hurry)
 	}
 }
@@ -212,13 +237,12 @@ func (l *actionLog) finish(id int64, r ActionResult) {
 func (l *actionLog) sync(ctx context.Context) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	row, seq := l.last, l.lastSeq
+	row, result := l.last, l.lastResult
 	l.waiters++
 	defer func() { l.waiters-- }()
 	poke(l.hurry)
 	for {
-		pending := l.writing != 0 && l.writing <= seq || len(l.results) > 0 && l.results[0].seq <= seq
-		if l.stored >= row && !pending {
+		if l.stored >= row && l.storedResults >= result {
 			return nil
 		}
 		if l.err != nil {
@@ -262,8 +286,7 @@ func (l *actionLog) close() error {
 // run is the writer.
 func (l *actionLog) run() {
 	defer close(l.done)
-	var rows []Action
-	var results []result
+	rows, results := make([]queuedRow, 0, maxBatch), make([]result, 0, maxBatch)
 	for stopping := false; ; {
 		rows, results = l.take(rows[:0], results[:0])
 		switch {
@@ -291,7 +314,7 @@ func (l *actionLog) gather() {
 	default:
 	}
 	l.mu.Lock()
-	full := l.last-l.stored >= maxBatch || len(l.results) >= maxBatch
+	full := l.last-l.stored >= maxBatch || l.lastResult-l.takenResults >= maxBatch
 	enough := full || l.waiters > 0
 	l.mu.Unlock()
 	if enough {
@@ -306,7 +329,7 @@ func (l *actionLog) gather() {
 
 // persist writes a batch, again and again until the disk takes it. It gives up
 // only where the log closes, after one more attempt.
-func (l *actionLog) persist(rows []Action, results []result) bool {
+func (l *actionLog) persist(rows []queuedRow, results []result) bool {
 	for retry := minRetry; ; retry = min(2*retry, maxRetry) {
 		l.mu.Lock()
 		stopping := l.stopped
@@ -323,32 +346,28 @@ func (l *actionLog) persist(rows []Action, results []result) bool {
 	}
 }
 
-// take appends the next batch to rows and results. A result is only taken once
-// its row is stored or in the batch: a result on disk without its row could
-// meet another row of that ID after a crash.
-func (l *actionLog) take(rows []Action, results []result) ([]Action, []result) {
+// take appends the next batch to rows and results. The rows of the results are
+// on disk, since the writer takes nothing before it has stored what it took: a
+// result on disk without its row could meet another row of that ID after a
+// crash.
+func (l *actionLog) take(rows []queuedRow, results []result) ([]queuedRow, []result) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	upTo := min(l.last, l.stored+maxBatch)
-	for id := l.stored + 1; id <= upTo; id++ {
-		rows = append(rows, l.rows[id%maxQueuedRows])
-		l.rows[id%maxQueuedRows] = Action{} // do not keep its strings
+	for ; l.taken < l.last && len(rows) < maxBatch; l.taken++ {
+		row := &l.rows[(l.taken+1)%maxQueuedRows]
+		rows = append(rows, *row)
+		*row = queuedRow{} // do not keep its strings
 	}
-	l.results = slices.DeleteFunc(l.results, func(r result) bool {
-		if r.action > upTo || len(results) >= maxBatch {
-			return false
-		}
-		results = append(results, r)
-		return true
-	})
-	if len(results) > 0 {
-		l.writing = results[0].seq
+	for ; l.takenResults < l.lastResult && len(results) < maxBatch; l.takenResults++ {
+		r := &l.results[(l.takenResults+1)%maxQueuedResults]
+		results = append(results, *r)
+		*r = result{}
 	}
 	return rows, results
 }
 
 // settle records how a transaction ended and tells everybody who waits.
-func (l *actionLog) settle(rows []Action, err error) {
+func (l *actionLog) settle(rows []queuedRow, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch {
@@ -361,8 +380,8 @@ func (l *actionLog) settle(rows []Action, err error) {
 	}
 	l.err = err
 	if err == nil {
-		l.writing = 0
-		l.stored += int64(len(rows))
+		l.stored = l.taken
+		l.storedResults = l.takenResults
 		for i := range rows {
 			<-l.room
 			<-l.shares[rows[i].Registration]

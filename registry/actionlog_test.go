@@ -23,7 +23,8 @@ func idleLog() *actionLog {
 		stop:    make(chan struct{}),
 		done:    make(chan struct{}),
 		shares:  make(map[ID]chan struct{}),
-		rows:    make([]Action, maxQueuedRows),
+		rows:    make([]queuedRow, maxQueuedRows),
+		results: make([]result, maxQueuedResults),
 		failing: make(chan struct{}),
 		moved:   make(chan struct{}),
 	}
@@ -40,20 +41,39 @@ func (l *actionLog) appendN(t *testing.T, n int) {
 }
 
 // A result that is on disk before its row would, after a crash between the two,
-// be taken for that of another row: the next start gives the ID away again.
+// be taken for that of another row: the next start gives the ID away again. One
+// that comes while its row waits goes into it.
 func TestActionLog_ResultsNeverOvertakeTheirRows(t *testing.T) {
 	l := idleLog()
 	l.appendN(t, 600)
 	l.finish(600, ActionResult{Status: "late"})
 	l.finish(1, ActionResult{Status: "early"})
-	for _, want := range []struct{ rows, results, upTo int }{{256, 1, 256}, {256, 0, 512}, {88, 1, 600}, {0, 0, 600}} {
+	l.finish(1, ActionResult{Status: "the first stands"})
+	for _, want := range []struct {
+		rows, results int
+		ended         map[int64]string
+	}{{256, 0, map[int64]string{1: "early"}}, {256, 2, nil}, {88, 0, map[int64]string{600: "late"}}, {0, 1, nil}} {
 		rows, results := l.take(nil, nil)
 		if len(rows) != want.rows || len(results) != want.results {
 			t.Fatalf("took %d rows and %d results, want %+v", len(rows), len(results), want)
 		}
+		for _, row := range rows {
+			if status, ok := want.ended[row.ID]; row.ended != ok || row.result.Status != status {
+				t.Errorf("row %d is written with %v %q", row.ID, row.ended, row.result.Status)
+			}
+		}
 		for _, r := range results {
-			if r.action > int64(want.upTo) {
-				t.Errorf("the result of %d is written with rows up to %d", r.action, want.upTo)
+			if r.action > l.stored {
+				t.Errorf("the result of %d is written, and the rows on disk end at %d", r.action, l.stored)
+			}
+		}
+		switch l.taken { // while the writer is at it
+		case 256:
+			l.finish(2, ActionResult{Status: "queued"})
+			l.finish(256, ActionResult{Status: "queued"})
+		case 600:
+			if want.rows > 0 {
+				l.finish(599, ActionResult{Status: "queued"})
 			}
 		}
 		l.settle(rows, nil)
@@ -88,7 +108,7 @@ func TestActionLog_CloseTakesWhatNobodyWokeTheWriterFor(t *testing.T) {
 	for range 20 { // the writer may notice either first
 		l := idleLog()
 		stored := 0
-		l.store = func(rows []Action, _ []result) error { stored += len(rows); return nil }
+		l.store = func(rows []queuedRow, _ []result) error { stored += len(rows); return nil }
 		l.appendN(t, 300)
 		<-l.wake
 		l.stopped = true

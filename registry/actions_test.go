@@ -101,6 +101,7 @@ func TestActions_Filter(t *testing.T) {
 		first, last int64
 	}{
 		"default":      {registry.ActionFilter{}, 100, 600, 501},
+		"two fields":   {registry.ActionFilter{Registration: "r_b", Endpoint: "https.two", After: 300, Before: 500}, 33, 496, 304},
 		"most":         {registry.ActionFilter{Limit: 500}, 500, 600, 101},
 		"cursor":       {registry.ActionFilter{Before: 101, Limit: 500}, 100, 100, 1},
 		"after":        {registry.ActionFilter{After: 590}, 10, 600, 591},
@@ -195,7 +196,7 @@ func TestActions_IDsContinueAfterRestart(t *testing.T) {
 	if n := queryInt(t, dir, "SELECT count(*) FROM actions"); n != 900 {
 		t.Errorf("%d rows: Close did not flush", n)
 	}
-	if n := queryInt(t, dir, "SELECT count(*) FROM action_results"); n != 900 {
+	if n := queryInt(t, dir, "SELECT count(status) FROM (SELECT status FROM actions UNION ALL SELECT status FROM action_results)"); n != 900 {
 		t.Errorf("%d results: Close did not flush", n)
 	}
 }
@@ -206,7 +207,9 @@ func TestActions_AreAppendOnly(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	db.Finish(appendRow(t, db, registry.Action{Verdict: "allow"}), registry.ActionResult{Status: "200"})
+	id := appendRow(t, db, registry.Action{Verdict: "allow"})
+	flush(t, db)
+	db.Finish(id, registry.ActionResult{Status: "200"})
 	if err := db.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -215,7 +218,8 @@ func TestActions_AreAppendOnly(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer raw.Close()
-	for _, statement := range []string{"UPDATE actions SET verdict = 'deny'", "DELETE FROM actions", "UPDATE action_results SET status = 'x'", "DELETE FROM action_results"} {
+	for _, statement := range []string{"UPDATE actions SET verdict = 'deny'", "DELETE FROM actions", "UPDATE action_results SET status = 'x'", "DELETE FROM action_results",
+		"UPDATE action_log_start SET first = 0", "UPDATE action_log_start SET removed = -1", "DELETE FROM action_log_start"} {
 		if _, err := raw.Exec(statement); err == nil || !strings.Contains(err.Error(), "append-only") {
 			t.Errorf("%s: %v", statement, err)
 		}

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -74,7 +75,7 @@ func BenchmarkAppendLimit(b *testing.B) {
 	}
 	defer db.Close()
 	db.SetMaxOpenConns(1)
-	insert, err := db.Prepare("INSERT INTO actions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)")
+	insert, err := db.Prepare("INSERT INTO actions (id, time, registration, profile, endpoint, credential, protocol, summary, verdict, rule, reason) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)")
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -111,6 +112,54 @@ func BenchmarkAppend(b *testing.B) {
 	if err := db.Sync(b.Context()); err != nil {
 		b.Fatal(err)
 	}
+}
+
+// BenchmarkAction is what a request costs the log: a release, and its result
+// half a millisecond later. "paced" leaves the writer time, as requests do that
+// come at some 10,000/s; "flood" does not.
+func BenchmarkAction(b *testing.B) {
+	for name, pause := range map[string]time.Duration{"paced": 25 * time.Millisecond, "flood": 0} {
+		b.Run(name, func(b *testing.B) {
+			db := openIn(b, stateDir(b), nil)
+			rows := make([]registry.Action, 8)
+			for i := range rows {
+				rows[i] = actionRow(approved(b, db).ID)
+			}
+			setCredential(b, db, "bearer.github", "secret", "sesame")
+			result := registry.ActionResult{Status: "200", BytesIn: 312, BytesOut: 1337, Duration: time.Millisecond}
+			var next atomic.Int64
+			b.ReportAllocs()
+			before := cpuTime(b)
+			hammer(b, func(ctx context.Context) error {
+				released, err := db.Release(ctx, rows[next.Add(1)%int64(len(rows))])
+				if err != nil {
+					return err
+				}
+				if pause > 0 {
+					time.Sleep(500 * time.Microsecond)
+				}
+				db.Finish(released.Action, result)
+				if pause > 0 {
+					time.Sleep(pause)
+				}
+				return nil
+			})
+			if err := db.Sync(b.Context()); err != nil {
+				b.Fatal(err)
+			}
+			b.ReportMetric(float64(cpuTime(b)-before)/float64(b.N), "cpu-ns/op")
+		})
+	}
+}
+
+// cpuTime is what this process has used of the processors.
+func cpuTime(b *testing.B) time.Duration {
+	b.Helper()
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 // hammer runs f b.N times on 256 goroutines.

@@ -36,6 +36,16 @@ func rawDB(t *testing.T) (write, read *sql.DB) {
 	return write, read
 }
 
+// rawMigrated is rawDB with the schema of today.
+func rawMigrated(t *testing.T) (write, read *sql.DB) {
+	t.Helper()
+	write, read = rawDB(t)
+	if err := migrate(t.Context(), write, embedded); err != nil {
+		t.Fatal(err)
+	}
+	return write, read
+}
+
 func TestPragmas_HoldOnEveryConnection(t *testing.T) {
 	write, read := rawDB(t)
 	if err := migrate(t.Context(), write, embedded); err != nil {
@@ -170,7 +180,7 @@ func TestMigrate_OldestSchemaOpens(t *testing.T) {
 	if host, ok := db.VirtualHost(all[0].ID, netip.MustParseAddr("10.55.192.1")); !ok || host != "api.github.com" {
 		t.Errorf("%q", host)
 	}
-	list, err := db.Actions(ctx, ActionFilter{Before: got.Action})
+	list, err := db.Actions(ctx, ActionFilter{Before: got.Action, Registration: all[0].ID, Endpoint: "https.github"})
 	if err != nil || len(list) != 1 || list[0].Summary != "GET api.github.com/user" || list[0].Result == nil || list[0].Result.BytesOut != 42 {
 		t.Errorf("%+v %v", list, err)
 	}
