@@ -1,0 +1,79 @@
+package tools
+
+import (
+	"context"
+	"errors"
+	"io"
+
+	"google.golang.org/grpc"
+	pb "google.golang.org/grpc/interop/grpc_testing"
+	"google.golang.org/grpc/reflection"
+)
+
+// grpcService answers what it is told, and describes itself.
+func grpcService() *grpc.Server {
+	s := grpc.NewServer()
+	pb.RegisterTestServiceServer(s, echoService{})
+	reflection.Register(s)
+	return s
+}
+
+type echoService struct {
+	pb.UnimplementedTestServiceServer
+}
+
+func (echoService) UnaryCall(_ context.Context, r *pb.SimpleRequest) (*pb.SimpleResponse, error) {
+	return &pb.SimpleResponse{Payload: r.Payload}, nil
+}
+
+func (echoService) FullDuplexCall(both grpc.BidiStreamingServer[pb.StreamingOutputCallRequest, pb.StreamingOutputCallResponse]) error {
+	for {
+		m, err := both.Recv()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if err := both.Send(&pb.StreamingOutputCallResponse{Payload: m.Payload}); err != nil {
+			return err
+		}
+	}
+}
+
+func grpcTools() []tool {
+	// Messages by hand: field 3 of a request and field 1 of a response hold a
+	// Payload, whose field 2 is the body.
+	return []tool{
+		{
+			name: "gRPC for Python", host: grpcHost,
+			does: "a unary and a bidirectional call with call credentials",
+			line: script(python, `
+import os, grpc
+credentials = grpc.composite_channel_credentials(grpc.ssl_channel_credentials(), grpc.access_token_call_credentials(os.environ["GRPC_TOKEN"]))
+with grpc.secure_channel("grpc.example.com:443", credentials) as channel:
+    request, service = b"\x1a\x07\x12\x05hello", "/grpc.testing.TestService/"
+    print(channel.unary_unary(service + "UnaryCall")(request, timeout=20)[4:].decode())
+    print(*[m[4:].decode() for m in channel.stream_stream(service + "FullDuplexCall")(iter([request, request]), timeout=20)])`),
+			want: "hello\nhello hello",
+		},
+		{
+			name: "gRPC for Node", host: grpcHost,
+			does: "a unary call with call credentials",
+			line: script("node --input-type=module", `
+import grpc from "@grpc/grpc-js";
+const token = grpc.credentials.createFromMetadataGenerator((_, done) => {
+  const metadata = new grpc.Metadata();
+  metadata.set("authorization", "Bearer " + process.env.GRPC_TOKEN);
+  done(null, metadata);
+});
+const channel = new grpc.Client("grpc.example.com:443", grpc.credentials.combineChannelCredentials(grpc.credentials.createSsl(), token));
+const same = (bytes) => bytes;
+channel.makeUnaryRequest("/grpc.testing.TestService/UnaryCall", same, same, Buffer.from("\x1a\x07\x12\x05hello"), (err, answer) => {
+  console.log(err ? String(err) : answer.subarray(4).toString());
+  channel.close();
+});`),
+			want: "hello",
+		},
+	}
+}
