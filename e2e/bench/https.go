@@ -2,100 +2,96 @@ package main
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"io"
 	"net"
-	"net/http"
-	"time"
+	"os"
 
 	"github.com/clawpatrol/clawpatrol/e2e/lab"
 )
 
+var (
+	getKiB  = exchange{down: kib}
+	getMiB  = exchange{down: mib}
+	postMiB = exchange{down: stored, up: mib}
+)
+
+// opener makes the load of a row for a way to the upstream.
+type opener func(target) func(context.Context) (load, error)
+
+func h1(conns int, e exchange) opener { return shape{conns: conns, streams: 1}.open(e) }
+
+func h2(conns, streams int) opener {
+	return shape{http2: true, conns: conns, streams: streams}.open(getKiB)
+}
+
+func fresh(t target) func(context.Context) (load, error) { return t.fresh(8, getKiB) }
+
 // httpsRows compares HTTPS through the gateway with a TLS splice on the same
-// tunnel that does not look at the bytes, and, for HTTP/2, with a direct
-// connection.
+// tunnel that does not look at the bytes, with nginx behind a WireGuard link, and
+// with no proxy or tunnel at all.
 func (m *meter) httpsRows(ctx context.Context) error {
 	s := m.stage
-	through := net.JoinHostPort(s.virtual.String(), "443")
-	splice := net.JoinHostPort(lab.WorldIPv4.String(), "443")
-	gatewayPID, splicePID := []int{s.gateway.PID()}, []int{s.splicer.Process.Pid}
-
-	pair := func(workers, size int) (limit, ours contender) {
-		return contender{"TLS splice", splicePID, requests(s.client(s.plain, splice, false, workers), apiHost, workers, size)},
-			contender{"ours", gatewayPID, requests(s.client(s.joined.Host, through, false, workers), apiHost, workers, size)}
-	}
-	var errs []error
-	for _, r := range []struct {
-		name, reach   string
-		workers, size int
-	}{
-		{"HTTPS h1, 1 KiB, 1 connection", "", 1, 1 << 10},
-		{"HTTPS h1, 1 KiB, 16 connections", "0.62, then 0.85", 16, 1 << 10},
-		{"HTTPS h1, 1 KiB, 64 connections", "", 64, 1 << 10},
-		{"HTTPS h1, 1 MiB, 4 connections", "0.95", 4, 1 << 20},
-	} {
-		limit, ours := pair(r.workers, r.size)
-		errs = append(errs, m.row(ctx, r.name, "/s", r.reach, limit, ours))
-	}
-
-	errs = append(errs, m.row(ctx, "HTTPS h2, 1 KiB, 10 streams, to the splice", "/s", "",
-		contender{"TLS splice", splicePID, requests(s.client(s.plain, splice, true, 1), apiHost, 10, 1<<10)},
-		contender{"ours", gatewayPID, requests(s.client(s.joined.Host, through, true, 1), apiHost, 10, 1<<10)}))
-	direct := requests(s.client(s.plain, "192.0.2.15:443", true, 1), "direct.example.com", 10, 1<<10)
-	errs = append(errs, m.row(ctx, "HTTPS h2, 1 KiB, 10 streams, to no tunnel at all", "/s", "0.55",
-		contender{"direct h2", nil, direct},
-		contender{"ours", gatewayPID, requests(s.client(s.joined.Host, through, true, 1), apiHost, 10, 1<<10)}))
-
-	errs = append(errs, m.row(ctx, "HTTPS, fresh connections", "/s", "0.9",
-		contender{"TLS splice", splicePID, fresh(s, s.plain, splice)},
-		contender{"ours", gatewayPID, fresh(s, s.joined.Host, through)}))
-
-	latency := func(h *lab.Host, addr string) func(context.Context, time.Duration) (float64, error) {
-		c := s.client(h, addr, false, 1)
-		return func(ctx context.Context, length time.Duration) (float64, error) {
-			return p50(length, func() error { return get(ctx, c, apiHost, 1<<10) })
+	t := &table{meter: m, title: "HTTPS through the tunnel", names: []string{"direct", "TLS splice", "nginx", "ours"}, against: []int{0, 1, 2}}
+	client, upstream := part{"client", pid(os.Getpid())}, part{"upstream", tree(s.upstream.Process.Pid)}
+	all := func(open opener) []contender {
+		return []contender{
+			{[]part{client, upstream}, open(s.to(s.plain, directIPv4, "443"))},
+			{[]part{{"splice", pid(s.splicer.Process.Pid)}, {"tunnel's other end", pid(s.spliceAgent.Process.Pid)}, client, upstream},
+				open(s.to(s.plain, lab.WorldIPv4.String(), "443"))},
+			{[]part{{"nginx", tree(s.nginx.Process.Pid)}, {"WireGuard", pid(s.plainPeer.Process.Pid)}, {"tunnel's other end", pid(s.plainAgent.Process.Pid)}, client, upstream},
+				open(s.to(s.plain, "10.77.0.1", "443"))},
+			{[]part{{"gateway", pid(s.gateway.PID())}, {"tunnel's other end", pid(s.joined.PID())}, client, upstream},
+				open(s.to(s.joined.Host, s.virtual.String(), "443"))},
 		}
 	}
-	errs = append(errs, m.added(ctx, "HTTPS, added p50 at 1 connection", "",
-		contender{"TLS splice", splicePID, latency(s.plain, splice)},
-		contender{"ours", gatewayPID, latency(s.joined.Host, through)}))
-	return errors.Join(errs...)
+	return t.end(rows(
+		t.row(ctx, row{"h1, 1 KiB, 1 connection", "/s", "", "h1, p50 at 1 connection, and what ours adds", ""}, all(h1(1, getKiB))...),
+		t.row(ctx, row{"h1, 1 KiB, 4 connections", "/s", "", "", ""}, all(h1(4, getKiB))...),
+		t.row(ctx, row{"h1, 1 KiB, 16 connections", "/s", "0.85 of the splice", "", ""}, all(h1(16, getKiB))...),
+		t.row(ctx, row{"h1, 1 KiB, 64 connections", "/s", "", "", ""}, all(h1(64, getKiB))...),
+		t.row(ctx, row{"h1, 1 KiB, 256 connections", "/s", "", "", ""}, all(h1(256, getKiB))...),
+		t.row(ctx, row{"h1, 1 MiB down, 4 connections", "/s", "0.95 of the splice", "", ""}, all(h1(4, getMiB))...),
+		t.row(ctx, row{"h1, 1 MiB up, 4 connections", "/s", "0.95 of the splice", "", ""}, all(h1(4, postMiB))...),
+		t.row(ctx, row{"h2, 1 KiB, 10 streams on 1 connection", "/s", "", "", ""}, all(h2(1, 10))...),
+		t.row(ctx, row{"h2, 1 KiB, 10 streams on each of 10 connections", "/s", "", "", ""}, all(h2(10, 10))...),
+		t.row(ctx, row{"fresh connections, 8 at once", "/s", "0.9 of the splice", "", ""}, all(fresh)...),
+	))
 }
 
-func requests(c *http.Client, host string, workers, size int) func(context.Context, time.Duration) (float64, error) {
-	return func(ctx context.Context, length time.Duration) (float64, error) {
-		if err := get(ctx, c, host, size); err != nil { // connections are not what is measured
-			return 0, err
+// aloneRows compares the HTTPS handler with the same limits where none has a
+// tunnel.
+func (m *meter) aloneRows(ctx context.Context) error {
+	s := m.stage
+	t := &table{meter: m, title: "the HTTPS handler alone, no tunnel", names: []string{"direct", "TLS splice", "nginx", "ours"}, against: []int{0, 1, 2}}
+	client, upstream := part{"client", pid(os.Getpid())}, part{"upstream", tree(s.upstream.Process.Pid)}
+	gateway := lab.GatewayIPv4.String()
+	all := func(open opener) []contender {
+		return []contender{
+			{[]part{client, upstream}, open(s.to(s.plain, directIPv4, "443"))},
+			{[]part{{"splice", pid(s.splicerAlone.Process.Pid)}, client, upstream}, open(s.to(s.plain, gateway, splicePort))},
+			{[]part{{"nginx", tree(s.nginx.Process.Pid)}, client, upstream}, open(s.to(s.plain, gateway, "443"))},
+			{[]part{{"handler", pid(s.ourHandler.Process.Pid)}, client, upstream}, open(s.to(s.plain, gateway, handlerPort))},
 		}
-		return atOnce(workers, length, func() error { return get(ctx, c, host, size) })
 	}
+	// As net/http has it at every end.
+	netHTTP := func(addr, port string) func(context.Context) (load, error) {
+		return s.to(s.plain, addr, port).netHTTP(shape{http2: true, conns: 1, streams: 10}, goHost, getKiB)
+	}
+	ends := part{"client and upstream", pid(os.Getpid())}
+	return t.end(rows(
+		t.row(ctx, row{"alone: h1, 1 KiB, 1 connection", "/s", "", "alone: h1, p50 at 1 connection, and what ours adds", "+75 to direct"}, all(h1(1, getKiB))...),
+		t.row(ctx, row{"alone: h1, 1 KiB, 16 connections", "/s", "0.85 of the splice", "", ""}, all(h1(16, getKiB))...),
+		t.row(ctx, row{"alone: h1, 1 KiB, 64 connections", "/s", "", "", ""}, all(h1(64, getKiB))...),
+		t.row(ctx, row{"alone: h1, 1 MiB down, 4 connections", "/s", "", "", ""}, all(h1(4, getMiB))...),
+		t.row(ctx, row{"alone: h2, 1 KiB, 10 streams on 1 connection", "/s", "", "", ""}, all(h2(1, 10))...),
+		t.row(ctx, row{"alone: the same, client and upstream on net/http", "/s", "0.55 of direct", "", ""},
+			contender{[]part{ends}, netHTTP(goIPv4, "443")}, contender{}, contender{},
+			contender{[]part{{"handler", pid(s.ourHandler.Process.Pid)}, ends}, netHTTP(gateway, goHandlerPort)}),
+		t.row(ctx, row{"alone: h2, 1 KiB, 10 streams on each of 10 connections", "/s", "", "", ""}, all(h2(10, 10))...),
+		t.row(ctx, row{"alone: fresh connections, 8 at once", "/s", "", "", ""}, all(fresh)...),
+	))
 }
 
-// fresh makes a new connection for every request, with its TLS handshake.
-func fresh(s *stage, h *lab.Host, addr string) func(context.Context, time.Duration) (float64, error) {
-	return func(ctx context.Context, length time.Duration) (float64, error) {
-		return atOnce(8, length, func() error {
-			c := s.client(h, addr, false, 1)
-			defer c.CloseIdleConnections()
-			return get(ctx, c, apiHost, 1<<10)
-		})
-	}
-}
-
-func get(ctx context.Context, c *http.Client, host string, size int) error {
-	req, err := http.NewRequestWithContext(ctx, "GET", fmt.Sprintf("https://%s/%d", host, size), nil)
-	if err != nil {
-		return err
-	}
-	resp, err := c.Do(req)
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	n, err := io.Copy(io.Discard, resp.Body)
-	if err == nil && (resp.StatusCode != http.StatusOK || n != int64(size)) {
-		err = fmt.Errorf("%s with %d bytes, want %d", resp.Status, n, size)
-	}
-	return err
+// to is the way from a host to an address that answers for apiHost.
+func (s *stage) to(h *lab.Host, ip, port string) target {
+	return target{host: h, addr: net.JoinHostPort(ip, port), stage: s}
 }

@@ -37,16 +37,22 @@ func main() {
 
 // roles are what the program does when the benchmark starts it on a lab host.
 var roles = map[string]func(context.Context, []string) error{
-	"wireguard-peer": runWireGuardPeer,
-	"tls-splice":     runTLSSplice,
+	"wireguard-peer":   runWireGuardPeer,
+	"tls-splice":       runTLSSplice,
+	"tls-splice-alone": runTLSSpliceAlone,
+	"handler-alone":    runHandlerAlone,
 }
 
 func bench(ctx context.Context) (err error) {
 	bin := flag.String("bin", "bin/clawpatrol", "the built clawpatrol")
 	samples := flag.Int("samples", 5, "samples of each contender in a row")
-	length := flag.Duration("length", 2*time.Second, "length of a sample")
+	length := flag.Duration("length", time.Second, "length of a sample")
 	only := flag.String("only", "", "run only the rows whose name contains this")
+	client := flag.String("client", "lean", "load generator of the HTTPS rows: lean, net/http or h2load")
 	flag.Parse()
+	if err := knownClient(*client); err != nil {
+		return err
+	}
 	abs, err := filepath.Abs(*bin)
 	if err != nil {
 		return err
@@ -56,15 +62,15 @@ func bench(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, l.Close()) }()
-	s, err := newStage(ctx, l)
+	s, err := newStage(ctx, l, *client)
 	if err != nil {
 		return err
 	}
-	m := meter{samples: *samples, length: *length, only: *only, stage: s}
-	fmt.Println("| row | limit | ours | CPU per unit, ours to limit's | ratio (min to max) | reach |\n| --- | --- | --- | --- | --- | --- |")
-	// The idle row first: what a load has left in the pools would hide it.
-	for _, rows := range []func(context.Context) error{m.idleRow, m.tunnelRows, m.httpsRows} {
-		if err := rows(ctx); err != nil {
+	defer s.close()
+	m := &meter{samples: *samples, length: *length, only: *only, stage: s}
+	// The idle flows first: what a load has left in the pools would hide them.
+	for _, measure := range []func(context.Context) error{m.idleRow, m.tunnelRows, m.httpsRows, m.aloneRows} {
+		if err := measure(ctx); err != nil {
 			return err
 		}
 	}

@@ -11,10 +11,17 @@ import (
 	"time"
 )
 
-// clockTicks is USER_HZ, 100 on every Linux that Go runs on.
-const clockTicks = 100
+const (
+	// clockTicks is USER_HZ, 100 on every Linux that Go runs on.
+	clockTicks = 100
 
-// meter takes samples of contenders in turn and prints rows.
+	// noisy is how much of one processor others may use during a sample.
+	noisy = 0.1
+
+	attempts = 3 // at a sample that is noisy
+)
+
+// meter takes samples.
 type meter struct {
 	samples int
 	length  time.Duration
@@ -22,102 +29,83 @@ type meter struct {
 	stage   *stage
 }
 
-// contender is one way of doing the same work.
+// contender is one way of doing the same work. The zero contender leaves its
+// cells empty.
 type contender struct {
+	parts []part // whose CPU time is told, the gateway's end first
+	// open makes what is not measured, connections above all.
+	open func(ctx context.Context) (load, error)
+}
+
+// part is the processes that do one share of a contender's work.
+type part struct {
 	name string
-	pids []int // whose CPU time is charged to it
-	// run works for the given time and returns how much it did, in the row's
-	// unit, or a latency in seconds where the row is one.
-	run func(ctx context.Context, length time.Duration) (float64, error)
+	pids func() []int
 }
 
-// sample is one measurement.
-type sample struct{ value, cpu float64 }
-
-// row measures ours beside the limit and prints the median and the spread of
-// the ratios, pair by pair.
-func (m *meter) row(ctx context.Context, name, unit string, reach string, limit, ours contender) error {
-	if !strings.Contains(name, m.only) {
-		return nil
-	}
-	var ratios, cpuRatios, limits, values []float64
-	for range m.samples {
-		l, err := m.sample(ctx, limit)
-		if err != nil {
-			return fmt.Errorf("%s: %s: %w", name, limit.name, err)
-		}
-		o, err := m.sample(ctx, ours)
-		if err != nil {
-			return fmt.Errorf("%s: %s: %w", name, ours.name, err)
-		}
-		limits, values = append(limits, l.value), append(values, o.value)
-		ratios = append(ratios, o.value/l.value)
-		if l.cpu > 0 && o.cpu > 0 {
-			cpuRatios = append(cpuRatios, (o.cpu/o.value)/(l.cpu/l.value))
-		}
-	}
-	line := fmt.Sprintf("| %s | %s | %s | %s | **%.2f** (%.2f to %.2f) | %s |", name,
-		limit.name+": "+human(median(limits), unit), human(median(values), unit), cpuColumn(cpuRatios),
-		median(ratios), slices.Min(ratios), slices.Max(ratios), reach)
-	fmt.Println(line)
-	return nil
+// load is work that is ready to begin.
+type load interface {
+	// run works for about length.
+	run(ctx context.Context, length time.Duration) (figures, error)
+	close()
 }
 
-// added measures a latency and prints what ours adds to the limit's.
-func (m *meter) added(ctx context.Context, name, reach string, limit, ours contender) error {
-	if !strings.Contains(name, m.only) {
-		return nil
-	}
-	var diffs, limits, values []float64
-	for range m.samples {
-		l, err := m.sample(ctx, limit)
-		if err != nil {
-			return fmt.Errorf("%s: %s: %w", name, limit.name, err)
-		}
-		o, err := m.sample(ctx, ours)
-		if err != nil {
-			return fmt.Errorf("%s: %s: %w", name, ours.name, err)
-		}
-		limits, values, diffs = append(limits, l.value*1e6), append(values, o.value*1e6), append(diffs, (o.value-l.value)*1e6)
-	}
-	fmt.Printf("| %s | %s: %.0f µs | %.0f µs | | **%+.0f µs** (%+.0f to %+.0f) | %s |\n", name, limit.name, median(limits), median(values),
-		median(diffs), slices.Min(diffs), slices.Max(diffs), reach)
-	return nil
+// figures are what a load achieved.
+type figures struct {
+	rate float64 // units a second
+	p50  float64 // seconds from the beginning of a unit to its end; 0: not measured
 }
 
-// sample measures once, and again, up to three times, while the machine was
-// busy with something else.
+// loadFunc is a load with nothing to open.
+type loadFunc func(ctx context.Context, length time.Duration) (figures, error)
+
+func (f loadFunc) run(ctx context.Context, length time.Duration) (figures, error) {
+	return f(ctx, length)
+}
+func (f loadFunc) close()                             {}
+func (f loadFunc) open(context.Context) (load, error) { return f, nil }
+
+// sample is one measurement of a contender.
+type sample struct {
+	figures
+	cpu []float64 // seconds a unit, by part
+}
+
+// sample measures once, and again while the machine was busy with something
+// else.
 func (m *meter) sample(ctx context.Context, c contender) (s sample, err error) {
-	for range 3 {
-		before, others := cpuOf(c.pids), otherCPU(m.ownPIDs())
-		start := time.Now()
-		if s.value, err = c.run(ctx, m.length); err != nil {
+	for range attempts {
+		var others float64
+		if s, others, err = m.once(ctx, c); err != nil || others < noisy {
 			return s, err
 		}
-		took := time.Since(start).Seconds()
-		s.cpu = cpuOf(c.pids) - before
-		if otherCPU(m.ownPIDs())-others < 0.1*took {
-			break
-		}
-		fmt.Fprintf(os.Stderr, "noisy: other processes used %.1f s of CPU; again\n", otherCPU(m.ownPIDs())-others)
+		fmt.Fprintf(os.Stderr, "noisy: other processes used %.0f %% of a processor; again\n", 100*others)
 	}
 	return s, nil
 }
 
-func (m *meter) ownPIDs() []int {
-	s := m.stage
-	pids := []int{os.Getpid(), s.gateway.PID(), s.joined.PID()}
-	for _, c := range s.commands() {
-		pids = append(pids, c.Process.Pid)
+// once also returns how much of one processor others used.
+func (m *meter) once(ctx context.Context, c contender) (s sample, others float64, err error) {
+	l, err := c.open(ctx)
+	if err != nil {
+		return s, 0, err
 	}
-	return pids
-}
-
-func cpuColumn(ratios []float64) string {
-	if len(ratios) == 0 {
-		return ""
+	defer l.close()
+	own := m.stage.pids()
+	before := make([]float64, len(c.parts))
+	for i, p := range c.parts {
+		before[i] = cpuOf(p.pids())
 	}
-	return fmt.Sprintf("%.2f", median(ratios))
+	othersBefore, start := otherCPU(own), time.Now()
+	if s.figures, err = l.run(ctx, m.length); err != nil {
+		return s, 0, err
+	}
+	took := time.Since(start).Seconds()
+	others = (otherCPU(own) - othersBefore) / took
+	for i, p := range c.parts {
+		s.cpu = append(s.cpu, (cpuOf(p.pids())-before[i])/(s.rate*took))
+	}
+	return s, others, nil
 }
 
 func median(v []float64) float64 {
@@ -125,16 +113,27 @@ func median(v []float64) float64 {
 	return s[len(s)/2]
 }
 
-func human(v float64, unit string) string {
-	switch {
-	case v >= 1e9:
-		return fmt.Sprintf("%.2f G%s", v/1e9, unit)
-	case v >= 1e6:
-		return fmt.Sprintf("%.1f M%s", v/1e6, unit)
-	case v >= 1e4:
-		return fmt.Sprintf("%.1f k%s", v/1e3, unit)
+// pid is a part of one process.
+func pid(n int) func() []int { return func() []int { return []int{n} } }
+
+// tree is a part of a process and those it has started.
+func tree(n int) func() []int {
+	return func() []int {
+		all := []int{n}
+		for i := 0; i < len(all); i++ {
+			p := strconv.Itoa(all[i])
+			b, err := os.ReadFile("/proc/" + p + "/task/" + p + "/children")
+			if err != nil {
+				continue // ended
+			}
+			for _, child := range strings.Fields(string(b)) {
+				if n, err := strconv.Atoi(child); err == nil {
+					all = append(all, n)
+				}
+			}
+		}
+		return all
 	}
-	return fmt.Sprintf("%.1f %s", v, unit)
 }
 
 // cpuOf returns the CPU seconds that processes have used.

@@ -7,20 +7,12 @@ import (
 	"io"
 	"net"
 	"os"
-	"os/exec"
-	"slices"
 	"strconv"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/clawpatrol/clawpatrol/e2e/lab"
 )
-
-func (s *stage) commands() []*exec.Cmd {
-	return []*exec.Cmd{s.plainPeer, s.plainAgent, s.splicer, s.spliceAgent}
-}
 
 // tunnelRows compares the tunnel with a plain WireGuard link between the same
 // hosts, to a server on the gateway host: no netstack, no proxy.
@@ -34,18 +26,20 @@ func (m *meter) tunnelRows(ctx context.Context) error {
 		defer ln.Close()
 		go acceptAll(ln, serve)
 	}
-	limit := func(run func(h *lab.Host, host string) func(context.Context, time.Duration) (float64, error)) contender {
-		return contender{"WireGuard alone", []int{s.plainPeer.Process.Pid}, run(s.plain, "10.77.0.1")}
+	t := &table{meter: m, title: "the tunnel", names: []string{"WireGuard alone", "ours"}, against: []int{0}}
+	ends := part{"client and server", pid(os.Getpid())}
+	both := func(f func(h *lab.Host, host string) loadFunc) []contender {
+		return []contender{
+			{[]part{{"WireGuard", pid(s.plainPeer.Process.Pid)}, {"its other end", pid(s.plainAgent.Process.Pid)}, ends}, f(s.plain, "10.77.0.1").open},
+			{[]part{{"gateway", pid(s.gateway.PID())}, {"its other end", pid(s.joined.PID())}, ends}, f(s.joined.Host, lab.GatewayIPv4.String()).open},
+		}
 	}
-	ours := func(run func(h *lab.Host, host string) func(context.Context, time.Duration) (float64, error)) contender {
-		return contender{"ours", []int{s.gateway.PID()}, run(s.joined.Host, lab.GatewayIPv4.String())}
-	}
-	return errors.Join(
-		m.row(ctx, "tunnel, one TCP flow down", "B/s", "0.90", limit(bulk('d')), ours(bulk('d'))),
-		m.row(ctx, "tunnel, one TCP flow up", "B/s", "0.95", limit(bulk('u')), ours(bulk('u'))),
-		m.row(ctx, "tunnel, TCP connects, 32 at once", "/s", "0.9", limit(connects), ours(connects)),
-		m.added(ctx, "tunnel, added echo p50", "+35 µs", limit(echoP50), ours(echoP50)),
-	)
+	return t.end(rows(
+		t.row(ctx, row{"tunnel, one TCP flow down", "B/s", "0.90", "", ""}, both(bulk('d'))...),
+		t.row(ctx, row{"tunnel, one TCP flow up", "B/s", "0.95", "", ""}, both(bulk('u'))...),
+		t.row(ctx, row{"tunnel, TCP connects, 32 at once", "/s", "0.9", "", ""}, both(connects)...),
+		t.row(ctx, row{"tunnel, echoes of 1 byte", "/s", "", "tunnel, echo p50, and what ours adds", "+35"}, both(echoes)...),
+	))
 }
 
 func acceptAll(ln net.Listener, serve func(net.Conn)) {
@@ -85,16 +79,16 @@ func serveEcho(c net.Conn) {
 	_, _ = io.Copy(c, c) // until the other end closes
 }
 
-func bulk(mode byte) func(*lab.Host, string) func(context.Context, time.Duration) (float64, error) {
-	return func(h *lab.Host, host string) func(context.Context, time.Duration) (float64, error) {
-		return func(ctx context.Context, length time.Duration) (float64, error) {
+func bulk(mode byte) func(*lab.Host, string) loadFunc {
+	return func(h *lab.Host, host string) loadFunc {
+		return func(ctx context.Context, length time.Duration) (figures, error) {
 			c, err := h.Dial(ctx, "tcp", net.JoinHostPort(host, "9000"))
 			if err != nil {
-				return 0, err
+				return figures{}, err
 			}
 			defer c.Close()
 			if _, err := c.Write([]byte{mode}); err != nil {
-				return 0, err
+				return figures{}, err
 			}
 			buf := make([]byte, 256<<10)
 			var n int64
@@ -107,18 +101,18 @@ func bulk(mode byte) func(*lab.Host, string) func(context.Context, time.Duration
 					k, err = c.Write(buf)
 				}
 				if err != nil {
-					return 0, err
+					return figures{}, err
 				}
 				n += int64(k)
 			}
-			return float64(n) / time.Since(start).Seconds(), nil
+			return figures{rate: float64(n) / time.Since(start).Seconds()}, nil
 		}
 	}
 }
 
-func connects(h *lab.Host, host string) func(context.Context, time.Duration) (float64, error) {
-	return func(ctx context.Context, length time.Duration) (float64, error) {
-		return atOnce(32, length, func() error {
+func connects(h *lab.Host, host string) loadFunc {
+	return func(ctx context.Context, length time.Duration) (figures, error) {
+		return atOnce(32, length, func(int) error {
 			c, err := h.Dial(ctx, "tcp", net.JoinHostPort(host, "9001"))
 			if err != nil {
 				return err
@@ -129,39 +123,14 @@ func connects(h *lab.Host, host string) func(context.Context, time.Duration) (fl
 	}
 }
 
-// atOnce runs f in n goroutines for a time and returns how often a second it
-// succeeded.
-func atOnce(n int, length time.Duration, f func() error) (float64, error) {
-	var done atomic.Int64
-	var failed atomic.Pointer[error]
-	var wg sync.WaitGroup
-	start := time.Now()
-	for range n {
-		wg.Go(func() {
-			for time.Since(start) < length && failed.Load() == nil {
-				if err := f(); err != nil {
-					failed.Store(&err)
-					return
-				}
-				done.Add(1)
-			}
-		})
-	}
-	wg.Wait()
-	if err := failed.Load(); err != nil {
-		return 0, *err
-	}
-	return float64(done.Load()) / time.Since(start).Seconds(), nil
-}
-
-func echoP50(h *lab.Host, host string) func(context.Context, time.Duration) (float64, error) {
-	return func(ctx context.Context, length time.Duration) (float64, error) {
+func echoes(h *lab.Host, host string) loadFunc {
+	return func(ctx context.Context, length time.Duration) (figures, error) {
 		c, err := h.Dial(ctx, "tcp", net.JoinHostPort(host, "9001"))
 		if err != nil {
-			return 0, err
+			return figures{}, err
 		}
 		defer c.Close()
-		return p50(length, func() error {
+		return atOnce(1, length, func(int) error {
 			b := []byte{'x'}
 			if _, err := c.Write(b); err != nil {
 				return err
@@ -170,20 +139,6 @@ func echoP50(h *lab.Host, host string) func(context.Context, time.Duration) (flo
 			return err
 		})
 	}
-}
-
-// p50 returns the median duration of f in seconds.
-func p50(length time.Duration, f func() error) (float64, error) {
-	var took []float64
-	for start := time.Now(); time.Since(start) < length; {
-		t := time.Now()
-		if err := f(); err != nil {
-			return 0, err
-		}
-		took = append(took, time.Since(t).Seconds())
-	}
-	slices.Sort(took)
-	return took[len(took)/2], nil
 }
 
 // idleRow opens idle flows and looks at what each costs the gateway.
@@ -220,7 +175,7 @@ func (m *meter) idleRow(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	fmt.Printf("| idle tunnelled TCP flow, RSS of the gateway | | %.0f KB | | | 40 KB |\n", float64(after-before)/flows/1e3)
+	fmt.Printf("An idle tunnelled TCP flow costs the gateway %.0f KB of RSS (reach: 40 KB).\n", float64(after-before)/flows/1e3)
 	return nil
 }
 
