@@ -31,6 +31,7 @@ const (
 // which are the larger part of what a row costs.
 type actionLog struct {
 	store func(rows []queuedRow, results []result) error // one transaction; called by the writer only
+	trim  func() (total Removed, more bool)              // removes a few old rows; called by the writer only; nil: never
 	log   *slog.Logger
 	room  chan struct{} // a token for each queued row
 	wake  chan struct{} // one token: there is something to write
@@ -53,6 +54,8 @@ type actionLog struct {
 	dropped       uint64
 
 	waiters int // callers of sync
+	untidy  int // rows written since trim was last called; from checkRows on it is due
+	removed Removed
 
 	err     error         // why the last transaction failed
 	failing chan struct{} // closed while err is set
@@ -75,7 +78,7 @@ type result struct {
 }
 
 // openActionLog continues the log and starts its writer.
-func openActionLog(ctx context.Context, db *DB) (*actionLog, error) {
+func openActionLog(ctx context.Context, db *DB, keep *retention) (*actionLog, error) {
 	l := &actionLog{
 		log:     db.log,
 		room:    make(chan struct{}, maxQueuedRows),
@@ -112,6 +115,8 @@ func openActionLog(ctx context.Context, db *DB) (*actionLog, error) {
 		}
 		return err
 	}
+	l.removed = keep.removed
+	l.trim = keep.trim
 	go l.run()
 	return l, nil
 }
@@ -264,7 +269,7 @@ func (l *actionLog) sync(ctx context.Context) error {
 func (l *actionLog) health() LogHealth {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return LogHealth{Queued: int(l.last - l.stored), DroppedResults: l.dropped, Err: l.err}
+	return LogHealth{Queued: int(l.last - l.stored), DroppedResults: l.dropped, Err: l.err, Removed: l.removed}
 }
 
 // close writes what is queued and ends the writer. A disk that fails now has
@@ -281,112 +286,4 @@ func (l *actionLog) close() error {
 		return fmt.Errorf("%d action rows are lost: %w: %w", l.last-l.stored, ErrLogFailed, l.err)
 	}
 	return nil
-}
-
-// run is the writer.
-func (l *actionLog) run() {
-	defer close(l.done)
-	rows, results := make([]queuedRow, 0, maxBatch), make([]result, 0, maxBatch)
-	for stopping := false; ; {
-		rows, results = l.take(rows[:0], results[:0])
-		switch {
-		case len(rows) > 0 || len(results) > 0:
-			if !l.persist(rows, results) {
-				return
-			}
-			l.gather()
-		case stopping:
-			return
-		default:
-			select {
-			case <-l.wake:
-			case <-l.stop:
-				stopping = true // and take what came before
-			}
-		}
-	}
-}
-
-// gather lets rows come together for a moment.
-func (l *actionLog) gather() {
-	select {
-	case <-l.hurry: // a token from before says nothing
-	default:
-	}
-	l.mu.Lock()
-	full := l.last-l.stored >= maxBatch || l.lastResult-l.takenResults >= maxBatch
-	enough := full || l.waiters > 0
-	l.mu.Unlock()
-	if enough {
-		return
-	}
-	select {
-	case <-l.hurry:
-	case <-l.stop:
-	case <-time.After(gatherTime):
-	}
-}
-
-// persist writes a batch, again and again until the disk takes it. It gives up
-// only where the log closes, after one more attempt.
-func (l *actionLog) persist(rows []queuedRow, results []result) bool {
-	for retry := minRetry; ; retry = min(2*retry, maxRetry) {
-		l.mu.Lock()
-		stopping := l.stopped
-		l.mu.Unlock()
-		err := l.store(rows, results)
-		l.settle(rows, err)
-		if err == nil || stopping {
-			return err == nil
-		}
-		select {
-		case <-l.stop:
-		case <-time.After(retry):
-		}
-	}
-}
-
-// take appends the next batch to rows and results. The rows of the results are
-// on disk, since the writer takes nothing before it has stored what it took: a
-// result on disk without its row could meet another row of that ID after a
-// crash.
-func (l *actionLog) take(rows []queuedRow, results []result) ([]queuedRow, []result) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for ; l.taken < l.last && len(rows) < maxBatch; l.taken++ {
-		row := &l.rows[(l.taken+1)%maxQueuedRows]
-		rows = append(rows, *row)
-		*row = queuedRow{} // do not keep its strings
-	}
-	for ; l.takenResults < l.lastResult && len(results) < maxBatch; l.takenResults++ {
-		r := &l.results[(l.takenResults+1)%maxQueuedResults]
-		results = append(results, *r)
-		*r = result{}
-	}
-	return rows, results
-}
-
-// settle records how a transaction ended and tells everybody who waits.
-func (l *actionLog) settle(rows []queuedRow, err error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	switch {
-	case err == nil && l.err != nil:
-		l.failing = make(chan struct{})
-		l.log.Info("registry: the action log can be written again")
-	case err != nil && l.err == nil:
-		close(l.failing)
-		l.log.Error("registry: the action log cannot be written; nothing is released until it can", "err", err)
-	}
-	l.err = err
-	if err == nil {
-		l.stored = l.taken
-		l.storedResults = l.takenResults
-		for i := range rows {
-			<-l.room
-			<-l.shares[rows[i].Registration]
-		}
-	}
-	close(l.moved)
-	l.moved = make(chan struct{})
 }

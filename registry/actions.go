@@ -101,6 +101,7 @@ type LogHealth struct {
 	Queued         int    // rows waiting for the disk
 	DroppedResults uint64 // since Open
 	Err            error  // why the last transaction failed; nil: it did not
+	Removed        Removed
 }
 
 // LogHealth returns how the action log is doing.

@@ -25,12 +25,17 @@ import (
 const crashDir = "REGISTRY_TEST_CRASH_DIR"
 
 func TestMain(m *testing.M) {
-	if dir := os.Getenv(crashDir); dir != "" {
-		fmt.Fprintln(os.Stderr, changeForever(dir))
-		os.Exit(3)
+	for name, be := range map[string]func(dir string) error{crashDir: changeForever, removalDir: outliveForever} {
+		if dir := os.Getenv(name); dir != "" {
+			fmt.Fprintln(os.Stderr, be(dir))
+			os.Exit(3)
+		}
 	}
 	os.Exit(m.Run())
 }
+
+// removalDir does so too: this one's rows are all too old to be kept.
+const removalDir = "REGISTRY_TEST_REMOVAL_DIR"
 
 // changeForever changes all kinds of state from several goroutines and prints
 // one line for each change, once it is acknowledged.
@@ -78,6 +83,17 @@ func changeForever(dir string) error {
 						return err
 					}
 					say("row %d %s", id, source)
+					if id, err = db.Append(ctx, row); err != nil {
+						return err
+					}
+					if err := db.Sync(ctx); err != nil {
+						return err
+					}
+					db.Finish(id, registry.ActionResult{Status: source}) // too late for its row
+					if err := db.Sync(ctx); err != nil {
+						return err
+					}
+					say("row %d %s", id, source)
 					if err := db.Block(ctx, r.ID, "why"); err != nil {
 						return err
 					}
@@ -107,7 +123,7 @@ func TestI17_KilledAtAnyInstantLosesNothingAcknowledged(t *testing.T) {
 	acknowledged := 0
 	versions := map[string]uint64{}
 	for round := range 8 {
-		lines := killed(t, dir, time.Duration(mathrand.IntN(60))*time.Millisecond)
+		lines := killed(t, crashDir, dir, time.Duration(mathrand.IntN(60))*time.Millisecond)
 		acknowledged += len(lines)
 
 		db, err := registry.Open(t.Context(), config(dir, nil))
@@ -180,6 +196,66 @@ func TestI17_KilledAtAnyInstantLosesNothingAcknowledged(t *testing.T) {
 	}
 }
 
+// outliveForever appends rows that are too old to be kept, so that they are
+// removed at once, and prints the ID of each that is acknowledged.
+func outliveForever(dir string) error {
+	ctx := context.Background()
+	db, err := registry.Open(ctx, config(dir, nil))
+	if err != nil {
+		return err
+	}
+	for n := 0; ; n++ {
+		var last int64
+		for i := range 300 {
+			row := actionRow("r_x")
+			row.Time = time.Now().AddDate(-1, 0, 0)
+			if last, err = db.Append(ctx, row); err != nil {
+				return err
+			}
+			if i%2 == 0 {
+				db.Finish(last, registry.ActionResult{Status: "200"})
+			}
+		}
+		if err := db.Sync(ctx); err != nil {
+			return err
+		}
+		fmt.Printf("row %d\n", last)
+		if n == 20 {
+			fmt.Println("round")
+		}
+	}
+}
+
+// A kill while rows are written and removed leaves what was removed said, and
+// the rest without a gap.
+func TestI17_KilledWhileRowsAreRemoved(t *testing.T) {
+	dir := stateDir(t)
+	for round := range 5 {
+		lines := killed(t, removalDir, dir, time.Duration(mathrand.IntN(60))*time.Millisecond)
+		var acknowledged int64
+		for _, line := range lines {
+			_, _ = fmt.Sscanf(line, "row %d", &acknowledged) // the other is "round"
+		}
+		if got := integrity(t, dir); got != "ok" {
+			t.Fatalf("round %d: integrity_check: %s", round, got)
+		}
+		first, removed := queryInt(t, dir, "SELECT first FROM action_log_start"), queryInt(t, dir, "SELECT removed FROM action_log_start")
+		rows, last := queryInt(t, dir, "SELECT count(*) FROM actions"), queryInt(t, dir, "SELECT coalesce(max(id), 0) FROM actions")
+		if removed == 0 {
+			t.Errorf("round %d: nothing was removed: this proves nothing", round)
+		}
+		if rows == 0 {
+			last = first - 1
+		}
+		if removed != first-1 || rows != last-removed || last < acknowledged {
+			t.Errorf("round %d: %d acknowledged; %d removed before %d, %d rows up to %d", round, acknowledged, removed, first, rows, last)
+		}
+		if n := queryInt(t, dir, "SELECT count(*) FROM actions WHERE (status IS NULL) <> (duration IS NULL)"); n != 0 {
+			t.Errorf("round %d: %d rows with half a result", round, n)
+		}
+	}
+}
+
 // The first start makes a directory, a key, a file and a schema. Wherever it is
 // killed, the next one finds its way.
 func TestI17_KilledDuringTheFirstStart(t *testing.T) {
@@ -210,12 +286,12 @@ func TestI17_KilledDuringTheFirstStart(t *testing.T) {
 	}
 }
 
-// killed runs changeForever until it has made one round and some time more,
-// kills it, and returns what it had said.
-func killed(t *testing.T, dir string, more time.Duration) (lines []string) {
+// killed runs the test binary with dir in the named variable until it says that
+// it has made a round, and some time more, kills it, and returns what it said.
+func killed(t *testing.T, variable, dir string, more time.Duration) (lines []string) {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), os.Args[0])
-	cmd.Env = append(os.Environ(), crashDir+"="+dir)
+	cmd.Env = append(os.Environ(), variable+"="+dir)
 	var stderr strings.Builder
 	cmd.Stderr = &stderr
 	out, err := cmd.StdoutPipe()

@@ -44,6 +44,9 @@ func open(ctx context.Context, cfg Config) (_ *DB, err error) {
 		return nil, &OpenError{Err: ErrSubnets, Detail: "dividing the tunnel subnets: " + err.Error(),
 			Advice: `set wireguard.subnets to one IPv4 and one IPv6 prefix, such as ["10.55.0.0/16", "fd55:c1a5::/48"]`}
 	}
+	if err := cfg.Retention.check(); err != nil {
+		return nil, err
+	}
 	if err := prepareDir(cfg.Dir); err != nil {
 		return nil, err
 	}
@@ -82,7 +85,11 @@ func open(ctx context.Context, cfg Config) (_ *DB, err error) {
 	if err := db.expire(ctx, db.clock()); err != nil {
 		db.log.Error("registry: removing expired registrations failed", "err", err) // and is tried again
 	}
-	if db.actions, err = openActionLog(ctx, db); err != nil {
+	keep, err := newRetention(ctx, db, cfg.Dir, cfg.Retention)
+	if err != nil {
+		return nil, err
+	}
+	if db.actions, err = openActionLog(ctx, db, keep); err != nil {
 		return nil, err
 	}
 	db.tending.Go(db.tend)
@@ -142,6 +149,7 @@ func (db *DB) tend() {
 }
 
 func (db *DB) tendOnce() error {
+	db.actions.askTidy()
 	ctx := context.Background()
 	end, err := db.begin(ctx)
 	if err != nil {

@@ -22,7 +22,8 @@
 //
 // A method that changes state and returns nil has committed and synced the
 // change. Action log rows are written in batches moments after they are queued;
-// Sync waits for them.
+// Sync waits for them. The oldest are removed when they are too old or too many
+// (Retention), and LogHealth says what was.
 package registry
 
 import (
@@ -70,10 +71,11 @@ type DB struct {
 
 // Config opens a registry. Dir and Subnets are required.
 type Config struct {
-	Dir     string           // state_dir: owned by this user, 0700
-	Subnets []netip.Prefix   // the policy's wireguard.subnets, one IPv4 and one IPv6
-	Now     func() time.Time // nil: time.Now
-	Log     *slog.Logger     // nil: nothing is logged
+	Dir       string           // state_dir: owned by this user, 0700
+	Subnets   []netip.Prefix   // the policy's wireguard.subnets, one IPv4 and one IPv6
+	Retention Retention        // zero: the default
+	Now       func() time.Time // nil: time.Now
+	Log       *slog.Logger     // nil: nothing is logged
 }
 
 // Errors that callers branch on.
