@@ -25,12 +25,16 @@ func authority(m policy.Match) string {
 
 // contradiction says how a request names another destination than its flow has
 // (I04), or returns "". Everything that can name one is looked at: :authority,
-// Host, the scheme and authority of an absolute-form target.
+// Host, the scheme and authority of an absolute-form target; but not :scheme,
+// which net/http keeps to itself.
 func contradiction(r *http.Request, m policy.Match) string {
 	if r.Host == "" {
 		return "the request names no host"
 	}
 	claims := append([]string{r.Host}, r.Header["Host"]...) // HTTP/2 leaves Host beside :authority
+	if r.ProtoMajor == 2 && r.TLS == nil {                  // net/http's word for a :scheme other than https
+		return "the request's scheme is not https"
+	}
 	if r.URL.IsAbs() || r.URL.Host != "" {
 		if !strings.EqualFold(r.URL.Scheme, "https") {
 			return "the request's scheme is not https"
@@ -70,36 +74,32 @@ func names(claim string, m policy.Match) bool {
 	if inner, ok := strings.CutPrefix(host, "["); ok {
 		inner, ok = strings.CutSuffix(inner, "]")
 		addr, err := netip.ParseAddr(inner)
-		return ok && err == nil && addr.Zone() == "" && addr.String() == m.Host
+		return ok && err == nil && addr.Is6() && addr.Zone() == "" && addr.String() == m.Host
 	}
 	if strings.Contains(host, ":") {
 		return false
 	}
-	return strings.EqualFold(strings.TrimSuffix(host, "."), m.Host)
+	return sameHost(strings.TrimSuffix(host, "."), m.Host)
 }
 
-// target returns the path of the request as the agent wrote it, without the
-// query, for the request line upstream; ok is false where it holds bytes that
-// may not stand there. HTTP/2 carries blanks in :path that would end the target
-// of an HTTP/1.1 request line (RFC 9113 section 8.2.1, RFC 9112 section 3.2).
-func target(r *http.Request) (path string, ok bool) {
-	for i := range len(r.RequestURI) {
-		if b := r.RequestURI[i]; b <= ' ' || b == 0x7f {
-			return "", false
+// sameHost ignores the case of ASCII. strings.EqualFold would also take a Kelvin
+// sign for a k.
+func sameHost(a, b string) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for i := range len(a) {
+		if fold(a[i]) != fold(b[i]) {
+			return false
 		}
 	}
-	if r.RequestURI == "*" {
-		return "*", r.Method == http.MethodOptions
-	}
-	if r.URL.IsAbs() || r.URL.Host != "" {
-		path = r.URL.EscapedPath()
-	} else {
-		path, _, _ = strings.Cut(r.RequestURI, "?")
-	}
-	if path == "" {
-		path = "/"
-	}
-	return path, path[0] == '/'
+	return true
+}
+
+// target is readTarget for who has no use for the reason.
+func target(r *http.Request) (path string, ok bool) {
+	path, reason := readTarget(r)
+	return path, reason == ""
 }
 
 // clip bounds outside input that is quoted.

@@ -157,6 +157,12 @@ func TestI04_ClaimsThatDisagreeAreMisdirected(t *testing.T) {
 // "reset".
 func h2Request(t *testing.T, conn *tls.Conn, fields ...string) string {
 	t.Helper()
+	return h2Send(t, conn, "", fields...)
+}
+
+// h2Send is h2Request with a body, in one DATA frame where it is not empty.
+func h2Send(t testing.TB, conn *tls.Conn, body string, fields ...string) string {
+	t.Helper()
 	if p := conn.ConnectionState().NegotiatedProtocol; p != "h2" {
 		t.Fatalf("negotiated %q", p)
 	}
@@ -170,7 +176,10 @@ func h2Request(t *testing.T, conn *tls.Conn, fields ...string) string {
 	for i := 0; i < len(fields); i += 2 {
 		must(t, enc.WriteField(hpack.HeaderField{Name: fields[i], Value: fields[i+1]}))
 	}
-	must(t, fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: []byte(block.String()), EndStream: true, EndHeaders: true}))
+	must(t, fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: []byte(block.String()), EndStream: body == "", EndHeaders: true}))
+	if body != "" {
+		must(t, fr.WriteData(1, true, []byte(body)))
+	}
 	for {
 		f, err := fr.ReadFrame()
 		if err != nil {
