@@ -67,6 +67,7 @@ func (c *compiler) gateway(s section) {
 			*field = c.path(v.text)
 		}
 	}
+	c.actionLog(s.blocks["action_log"])
 }
 
 func (c *compiler) wireGuard(s section) {

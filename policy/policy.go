@@ -20,6 +20,7 @@ package policy
 import (
 	"crypto/x509"
 	"net/netip"
+	"time"
 
 	"github.com/clawpatrol/clawpatrol/secret"
 )
@@ -51,6 +52,14 @@ type Gateway struct {
 	DashboardListen string
 	TLSCertFile     string // tls block; empty: the local CA issues the leaf
 	TLSKeyFile      string
+	ActionLog       ActionLog
+}
+
+// ActionLog is the action_log block: how much of the log stays. A zero field
+// leaves it to the registry.
+type ActionLog struct {
+	Keep    time.Duration
+	MaxSize int64 // bytes
 }
 
 // WireGuard is the wireguard block.

@@ -88,6 +88,10 @@ var fileSchema = schema{blocks: []blockType{
 				{name: "cert_file", kind: stringKind, required: true},
 				{name: "key_file", kind: stringKind, required: true},
 			}}},
+			{name: "action_log", schema: schema{attributes: []attribute{
+				{name: "keep", kind: stringKind},
+				{name: "max_size", kind: stringKind},
+			}}},
 		},
 	}},
 	{name: "wireguard", schema: schema{attributes: []attribute{
