@@ -43,6 +43,11 @@ func fieldRows() []row {
 			same(p, "request", seen.fields, append([]field{injected}, up...))
 			same(p, "response", got.fields, append([]field{{"content-length", "2"}}, down...))
 		}},
+		{group: group, name: "several of a field of which there should be one", run: func(p *pair) {
+			up := []field{{"content-type", "a/b"}, {"range", "bytes=0-1"}, {"content-type", "c/d"}, {"range", "bytes=2-"}, {"if-match", "x"}, {"if-match", "*"}, {"referer", "/a"}, {"referer", "/b"}}
+			seen, _ := p.exchange(ask("GET", "/", up...), reply("ok"))
+			same(p, "request", seen.fields, append([]field{injected}, up...))
+		}},
 		{group: group, name: "field values as they are", run: func(p *pair) {
 			fields := []field{{"x-empty", ""}, {"x-quoted", `"a, \"b\"" ; c`}, {"x-utf8", "Grüße"}, {"x-latin1", "Gr\xfc\xdfe"}, {"x-spaces", "a  b\tc"}, {"x-json", `{"a":[1,2]}`}, {"x-percent", "%00%0d%0a"}}
 			seen, got := p.exchange(ask("GET", "/", fields...), reply("", fields...))

@@ -1,6 +1,7 @@
 package conformance
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -126,6 +127,43 @@ func headRows() []row {
 			equal(p, "request body", seen.body, "")
 			equal(p, "status", got.status, 200)
 			equal(p, "response body", got.body, "")
+		}},
+		{group: group, name: "framing that servers read differently is refused", na: agent1Only, run: func(p *pair) {
+			p.script(func(_ wire, _ int64, m message, _ bool) bool {
+				p.Errorf("the upstream got %+v", m)
+				return false
+			})
+			for _, fields := range []string{
+				"Content-Length: 1\r\nContent-Length: 2", "Content-Length: +1", "Content-Length: 1, 1", "Content-Length: 0x1", "Content-Length:", "Content-Length : 1",
+				"Transfer-Encoding: xchunked", "Transfer-Encoding: gzip, chunked", "Transfer-Encoding: chunked\r\nTransfer-Encoding: identity", "Transfer-Encoding: \vchunked",
+				"Host: " + p.host, ": x", "X: a\rContent-Length: 1", "X: a\x00b",
+			} {
+				agent := p.dial()
+				_, err := fmt.Fprintf(agent.conn(), "POST / HTTP/1.1\r\nHost: %s\r\n%s\r\n\r\n", p.host, fields)
+				must(p, err)
+				got, err := read(agent)
+				if err != nil || got.status != 400 && got.status != 501 {
+					p.Errorf("%q: %d, %v", fields, got.status, err)
+				}
+			}
+		}},
+		{group: group, name: "a length that disagrees with the body is refused", na: agent2Only, run: func(p *pair) {
+			p.script(func(w wire, _ int64, m message, end bool) bool {
+				if !end {
+					if _, err := readBody(w); err != nil {
+						return false
+					}
+				}
+				p.Errorf("the upstream got %+v", m)
+				return false
+			})
+			for _, length := range []string{"2", "4", "+3", "03", "3, 3", "x"} {
+				agent := p.dial()
+				must(p, write(agent, message{method: "POST", target: "/", body: "abc", fields: []field{{"content-length", length}}}))
+				if got, err := read(agent); !errors.Is(err, errReset) && (err != nil || got.status < 400) {
+					p.Errorf("%s: %d, %v", length, got.status, err)
+				}
+			}
 		}},
 		{group: group, name: "response that ends with the connection", na: upstream1Only, run: func(p *pair) {
 			p.script(func(w wire, _ int64, _ message, _ bool) bool {
