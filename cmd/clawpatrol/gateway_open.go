@@ -91,7 +91,13 @@ func openGateway(ctx context.Context, file string, stdout io.Writer, log *slog.L
 	}
 	g.policy.Store(pol)
 
-	if g.db, err = registry.Open(ctx, registry.Config{Dir: pol.Gateway.StateDir, Subnets: pol.WireGuard.Subnets, Log: log}); err != nil {
+	g.db, err = registry.Open(ctx, registry.Config{
+		Dir:       pol.Gateway.StateDir,
+		Subnets:   pol.WireGuard.Subnets,
+		Retention: registry.Retention(pol.Gateway.ActionLog),
+		Log:       log,
+	})
+	if err != nil {
 		return nil, fmt.Errorf("opening the registry: %w", err)
 	}
 	g.onClose(g.db.Close)
