@@ -32,6 +32,7 @@ var bundleVariables = []string{
 	"HTTPLIB2_CA_CERTS",                  // Google's older Python libraries
 	"CLOUDSDK_CORE_CUSTOM_CA_CERTS_FILE", // gcloud
 	"NIX_SSL_CERT_FILE",
+	"npm_config_cafile", // npm, pnpm, Yarn 1: where an npmrc names a file, it comes before what Node trusts
 }
 
 // addedVariables add to a tool's roots: they get ours alone.

@@ -106,7 +106,7 @@ func TestEnv_IsPublicAndSecretsAreNot(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, name := range []string{"SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "GIT_SSL_CAINFO", "PIP_CERT", "AWS_CA_BUNDLE", "CARGO_HTTP_CAINFO", "DENO_CERT",
-		"GRPC_DEFAULT_SSL_ROOTS_FILE_PATH", "HTTPLIB2_CA_CERTS", "CLOUDSDK_CORE_CUSTOM_CA_CERTS_FILE", "NIX_SSL_CERT_FILE"} {
+		"GRPC_DEFAULT_SSL_ROOTS_FILE_PATH", "HTTPLIB2_CA_CERTS", "CLOUDSDK_CORE_CUSTOM_CA_CERTS_FILE", "NIX_SSL_CERT_FILE", "npm_config_cafile"} {
 		b, err := os.ReadFile(byName[name])
 		if err != nil || string(b) != string(system)+g.ca.pem() {
 			t.Errorf("%s=%q does not hold the system's roots and ours: %v", name, byName[name], err)
