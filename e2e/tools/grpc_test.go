@@ -46,6 +46,12 @@ func grpcTools() []tool {
 	// Payload, whose field 2 is the body.
 	return []tool{
 		{
+			name: "grpcurl", host: grpcHost,
+			does: "a unary call, its types by server reflection",
+			line: `grpcurl -H "authorization: Bearer $GRPC_TOKEN" -d '{"payload":{"body":"aGVsbG8="}}' grpc.example.com:443 grpc.testing.TestService/UnaryCall | tr -d ' \n'`,
+			want: `{"payload":{"body":"aGVsbG8="}}`,
+		},
+		{
 			name: "gRPC for Python", host: grpcHost,
 			does: "a unary and a bidirectional call with call credentials",
 			line: script(python, `

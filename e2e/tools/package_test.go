@@ -212,7 +212,7 @@ cat /usr/local/share/corp-hello`,
 			does: "a module from a `GOPROXY`, the placeholder in `.netrc`",
 			line: `
 echo "machine modules.example.com login ci password $MODULES_PASSWORD" >~/.netrc
-export PATH="$PATH:/usr/local/go/bin" GOTOOLCHAIN=local GOPROXY=https://modules.example.com GONOSUMDB=corp.example.com
+export GOTOOLCHAIN=local GOPROXY=https://modules.example.com GONOSUMDB=corp.example.com
 mkdir -p module; cd module
 go mod init example.com/app 2>/dev/null
 go mod edit -require corp.example.com/hello@v1.0.0

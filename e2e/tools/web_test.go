@@ -42,7 +42,7 @@ printf 'GET /auth HTTP/1.1\r\nHost: api.example.com\r\nAuthorization: Bearer %s\
 		{
 			name: "Go net/http", host: apiHost,
 			does: "GET with a bearer token",
-			line: goFetch + ` https://api.example.com/auth`,
+			line: `fetch https://api.example.com/auth`,
 			want: "HTTP/2.0 authenticated",
 		},
 		{

@@ -55,7 +55,6 @@ type world struct {
 const (
 	agentUser = "agent"
 	agentHome = "/var/home/agent"
-	goFetch   = "/usr/local/bin/go-fetch"
 )
 
 func newWorld(t *testing.T) *world {
@@ -107,8 +106,8 @@ func newWorld(t *testing.T) *world {
 		mkdir -p /var/home
 		useradd --create-home --home-dir %[1]s --shell /bin/sh %[2]s
 		ln -s %[3]s/node_modules %[1]s/node_modules
-		install -m 755 %[4]s %[5]s`,
-		agentHome, agentUser, lab.Quote(prepared.node), lab.Quote(prepared.fetch), goFetch)))
+		ln -sf %[4]s/fetch %[4]s/grpcurl %[5]s/bin/go /usr/local/bin/`,
+		agentHome, agentUser, lab.Quote(prepared.node), lab.Quote(prepared.tools), lab.Quote(prepared.goRoot))))
 	return w
 }
 
