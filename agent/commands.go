@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -98,7 +99,7 @@ func (a *Agent) takeOver(ctx context.Context) (unlock func(), err error) {
 	case err != nil:
 		return nil, err
 	case reply.Error != "":
-		return nil, fmt.Errorf("taking the tunnel down: %s", reply.Error)
+		return nil, withHint(fmt.Errorf("taking the tunnel down: %s", reply.Error), reply.Hint)
 	}
 	for deadline := time.Now().Add(controlTimeout); ; {
 		unlock, err := lockState(a.paths)
@@ -119,6 +120,7 @@ func (a *Agent) Leave(ctx context.Context) error {
 	}
 	unlock, err := a.takeOver(ctx)
 	if errors.Is(err, errNotEnrolled) {
+		a.removeDirs() // of a leave that was killed at its very end
 		a.tell(Event{Event: EventNotEnrolled}, "this host is not enrolled; nothing to undo")
 		return nil
 	}
@@ -134,13 +136,9 @@ func (a *Agent) Leave(ctx context.Context) error {
 		return withHint(fmt.Errorf("leaving: %w", err), "what is left is in "+a.paths.journal()+"; run clawpatrol leave again once it is put right")
 	}
 	st, stateErr := loadState(a.paths)
-	for _, dir := range []string{a.paths.public(), a.paths.private()} {
-		if err := os.RemoveAll(dir); err != nil {
-			return fmt.Errorf("removing the state: %w", err)
-		}
-		a.cfg.checkpoint("removed " + dir)
+	if err := a.removeState(); err != nil {
+		return fmt.Errorf("removing the state: %w", err)
 	}
-	_ = os.Remove(a.paths.dir) // unless something else is in it
 	left := Event{Event: EventLeft}
 	if stateErr == nil {
 		left.Registration, left.Name = oneLine(st.Registration), oneLine(st.Name)
@@ -150,6 +148,45 @@ func (a *Agent) Leave(ctx context.Context) error {
 		a.say("the gateway still lists %s (%s): an operator can revoke it in the dashboard", left.Registration, left.Name)
 	}
 	return nil
+}
+
+// removeState removes the state directory. The lock goes last of what is in
+// private: until then no other process can begin there. One that begins right
+// after has made a lock of its own, and keeps its directory.
+func (a *Agent) removeState() error {
+	if err := os.RemoveAll(a.paths.public()); err != nil {
+		return err
+	}
+	a.cfg.checkpoint("removed " + a.paths.public())
+	inside, err := os.ReadDir(a.paths.private())
+	if err != nil {
+		return err
+	}
+	for _, e := range inside {
+		path := filepath.Join(a.paths.private(), e.Name())
+		if path == a.paths.lock() {
+			continue
+		}
+		if err := os.RemoveAll(path); err != nil {
+			return err
+		}
+		a.cfg.checkpoint("removed " + path)
+	}
+	if err := os.Remove(a.paths.lock()); err != nil {
+		return err
+	}
+	a.cfg.checkpoint("removed " + a.paths.lock())
+	a.removeDirs()
+	return nil
+}
+
+// removeDirs removes the state's directories, unless something is in them. One
+// that was never a state directory stays, empty or not.
+func (a *Agent) removeDirs() {
+	private, public := os.Remove(a.paths.private()), os.Remove(a.paths.public())
+	if private == nil || public == nil {
+		_ = os.Remove(a.paths.dir)
+	}
 }
 
 // Status is what `clawpatrol status` tells.

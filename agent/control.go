@@ -25,7 +25,7 @@ const (
 )
 
 // errHeld is returned where another process holds the lock.
-var errHeld = errors.New("another clawpatrol holds this host's tunnel")
+var errHeld = withHint(errors.New("another clawpatrol holds this host's tunnel"), "clawpatrol status shows it, clawpatrol down ends it")
 
 // lockState takes the lock that every process takes that changes the host. The
 // kernel releases it with the process.
@@ -40,11 +40,28 @@ func lockState(p paths) (unlock func(), err error) {
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		f.Close()
 		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, withHint(errHeld, "clawpatrol status shows it, clawpatrol down ends it")
+			return nil, errHeld
 		}
 		return nil, fmt.Errorf("taking the lock: %w", err)
 	}
+	if err := checkLock(p, f); err != nil {
+		f.Close()
+		return nil, err
+	}
 	return func() { f.Close() }, nil
+}
+
+// checkLock refuses a lock file that a leave has removed since it was opened:
+// nobody else will ask for that lock.
+func checkLock(p paths, f *os.File) error {
+	var ours, there unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &ours); err != nil {
+		return fmt.Errorf("taking the lock: %w", err)
+	}
+	if err := unix.Stat(p.lock(), &there); err != nil || there.Ino != ours.Ino || there.Dev != ours.Dev {
+		return errHeld
+	}
+	return nil
 }
 
 // controlRequest is what another command asks the process that holds the tunnel.
@@ -55,6 +72,7 @@ type controlRequest struct {
 type controlReply struct {
 	Status *Status `json:"status,omitempty"`
 	Error  string  `json:"error,omitempty"`
+	Hint   string  `json:"hint,omitempty"`
 }
 
 // controlAddress reaches the socket through its directory: a state directory may
@@ -137,7 +155,7 @@ func (c *control) serve(conn *net.UnixConn) {
 		c.down()
 		<-c.stopped
 		if c.result != nil {
-			reply.Error = c.result.Error()
+			reply.Error, reply.Hint = c.result.Error(), hintOf(c.result)
 		}
 	default:
 		reply.Error = "unknown request"
@@ -149,15 +167,21 @@ func (c *control) serve(conn *net.UnixConn) {
 // sameUser reports whether the other end is root or whoever runs this process.
 // The socket's mode says the same; this does not depend on it.
 func sameUser(conn *net.UnixConn) bool {
+	cred, err := peerOf(conn)
+	return err == nil && (cred.Uid == 0 || int(cred.Uid) == os.Geteuid())
+}
+
+// peerOf says who is at the other end. For one that listens it is who called
+// listen (unix(7)).
+func peerOf(conn *net.UnixConn) (cred *unix.Ucred, err error) {
 	raw, err := conn.SyscallConn()
 	if err != nil {
-		return false
+		return nil, err
 	}
-	var cred *unix.Ucred
-	if ctl := raw.Control(func(fd uintptr) { cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) }); ctl != nil || err != nil {
-		return false
+	if ctl := raw.Control(func(fd uintptr) { cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) }); ctl != nil {
+		return nil, ctl
 	}
-	return cred.Uid == 0 || int(cred.Uid) == os.Geteuid()
+	return cred, err
 }
 
 // finish tells those who asked for it how the tunnel was undone, and stops.
@@ -198,8 +222,17 @@ func askHolder(ctx context.Context, p paths, do string, timeout time.Duration) (
 	if err == nil {
 		err = json.NewDecoder(io.LimitReader(conn, maxControlBody)).Decode(&reply)
 	}
-	if err != nil {
-		return nil, fmt.Errorf("asking the process that holds the tunnel: %w", err)
+	switch {
+	case err == nil:
+		return &reply, nil
+	case ctx.Err() != nil:
+		return nil, fmt.Errorf("asking the process that holds the tunnel: %w", context.Cause(ctx))
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		who := "end it"
+		if cred, err := peerOf(conn.(*net.UnixConn)); err == nil {
+			who = fmt.Sprintf("end it with kill -9 %d", cred.Pid)
+		}
+		return nil, withHint(fmt.Errorf("asking the process that holds the tunnel: it does not answer within %s", timeout), "it hangs or stands still: "+who+", then run clawpatrol up, which repairs, or clawpatrol down")
 	}
-	return &reply, nil
+	return nil, withHint(fmt.Errorf("asking the process that holds the tunnel: %w", err), "it may have just ended: run the command again")
 }

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -89,14 +90,7 @@ func (d *doctor) fail(name, hint, format string, args ...any) {
 
 // failed reports an error, with the hint it carries or else this one.
 func (d *doctor) failed(name string, err error, hint string) {
-	var h interface{ Hint() string }
-	if errors.As(err, &h) {
-		hint = h.Hint()
-	}
-	if hint == "" {
-		hint = "put right what the error says, and run doctor again"
-	}
-	d.fail(name, hint, "%v", err)
+	d.fail(name, cmp.Or(hintOf(err), hint, "put right what the error says, and run doctor again"), "%v", err)
 }
 
 const hintUp = "run clawpatrol up, which repairs it and holds the tunnel"

@@ -1,5 +1,7 @@
 package agent
 
+import "errors"
+
 // hinted is an error with advice.
 type hinted struct {
 	error
@@ -10,10 +12,19 @@ type hinted struct {
 func (h *hinted) Hint() string  { return h.hint }
 func (h *hinted) Unwrap() error { return h.error }
 
-// withHint adds advice to an error. nil stays nil.
+// hintOf returns the advice an error carries, or "".
+func hintOf(err error) string {
+	var h interface{ Hint() string }
+	if errors.As(err, &h) {
+		return h.Hint()
+	}
+	return ""
+}
+
+// withHint adds advice to an error, where there is any. nil stays nil.
 func withHint(err error, hint string) error {
-	if err == nil {
-		return nil
+	if err == nil || hint == "" {
+		return err
 	}
 	return &hinted{err, hint}
 }

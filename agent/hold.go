@@ -135,7 +135,7 @@ func (h *holder) run(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := h.connect(ctx, !h.st.Approved); err != nil {
+	if err := h.connect(ctx, time.Time{}, !h.st.Approved); err != nil {
 		return h.stopped(ctx, err)
 	}
 	if err := h.route(ctx); err != nil {
@@ -175,13 +175,16 @@ func (h *holder) run(ctx context.Context) error {
 	}
 }
 
+// errStoppedEarly is returned by a join that was told to stop too soon.
+var errStoppedEarly = withHint(errors.New("stopped before the registration was approved"), "clawpatrol join again goes on with it, clawpatrol leave gives it up")
+
 // stopped turns being told to stop into success, if there was anything to stop.
 func (h *holder) stopped(ctx context.Context, err error) error {
 	if ctx.Err() == nil {
 		return err
 	}
 	if !h.st.Approved {
-		return withHint(errors.New("stopped before the registration was approved"), "clawpatrol join again goes on with it, clawpatrol leave gives it up")
+		return errStoppedEarly
 	}
 	return nil
 }
@@ -205,86 +208,6 @@ func (h *holder) repair(ctx context.Context) {
 	}
 	if err := h.a.reassertResolver(ctx, h.j, h.t); err != nil {
 		h.a.say("repairing the resolver: %v", err)
-	}
-}
-
-// pinned are the families whose address the gateway knows, start's first.
-func (h *holder) pinned() []family {
-	out := []family{h.st.Family}
-	for _, f := range families {
-		if f != h.st.Family && pinOf(h.st.Claim.Pin, f) != "" {
-			out = append(out, f)
-		}
-	}
-	return out
-}
-
-// connect tries the gateway's endpoints until a handshake completes; once tells
-// to give up after a round.
-func (h *holder) connect(ctx context.Context, once bool) error {
-	for told := false; ; {
-		endpoints, err := h.t.cfg.endpoints(ctx, h.a.cfg.Lookup, h.pinned())
-		if err != nil && once {
-			return err
-		}
-		for _, e := range endpoints {
-			if ok, err := h.handshake(ctx, e); ok || err != nil {
-				return err
-			}
-		}
-		if once {
-			return withHint(fmt.Errorf("bringing the tunnel up: the gateway does not answer WireGuard at %v", endpoints), "a firewall may drop UDP to that port (wireguard.listen on the gateway)")
-		}
-		if !told {
-			h.a.tell(Event{Event: EventWaitingForGateway}, "waiting for the gateway: nothing leaves this host until it answers")
-			told = true
-		}
-		if err := sleep(ctx, tickEvery); err != nil {
-			return err
-		}
-	}
-}
-
-// handshake tries one endpoint for as long as is reasonable.
-func (h *holder) handshake(ctx context.Context, e netip.AddrPort) (ok bool, err error) {
-	began := time.Now()
-	for wait, next := firstHandshake, began; ; {
-		s, err := h.t.stats()
-		if err != nil {
-			return false, err
-		}
-		if time.Since(s.lastHandshake) < staleAfter {
-			return true, nil
-		}
-		if now := time.Now(); now.After(next) {
-			if wait > lastHandshake {
-				return false, nil
-			}
-			// The one that openTunnel began counts as the first.
-			if s.endpoint != e.String() || next != began {
-				if err := h.t.dial(e); err != nil {
-					return false, err
-				}
-			}
-			next, wait = now.Add(wait), 2*wait
-		}
-		if err := sleep(ctx, 20*time.Millisecond); err != nil {
-			return false, err
-		}
-	}
-}
-
-// keepConnected looks for the gateway anew when its session has died: it may
-// have moved. A gateway that restarts in place needs nothing of this.
-func (h *holder) keepConnected(ctx context.Context) {
-	for sleep(ctx, tickEvery) == nil {
-		s, err := h.t.stats()
-		if err != nil || time.Since(s.lastHandshake) < staleAfter {
-			continue
-		}
-		if h.connect(ctx, false) == nil {
-			h.a.tell(Event{Event: EventTunnelUp}, "tunnel up again")
-		}
 	}
 }
 
@@ -331,11 +254,7 @@ func (h *holder) polled(ctx context.Context, p polled) error {
 		}
 		if before.err == nil || errors.Is(before.err, errRefused) != errors.Is(p.err, errRefused) {
 			e := Event{Event: EventNote}
-			var advice interface{ Hint() string }
-			switch {
-			case errors.As(p.err, &advice):
-				e.Hint = advice.Hint()
-			case errors.Is(p.err, errRefused):
+			if e.Hint = hintOf(p.err); errors.Is(p.err, errRefused) {
 				e.Hint = "it was revoked, or this host's addresses have changed: ask an operator; clawpatrol leave undoes everything here"
 			}
 			h.a.tell(e, "gateway: %v", p.err)

@@ -114,11 +114,16 @@ func writeHostFile(j *journal, sc scope, path string, content []byte, mode fs.Fi
 }
 
 // putFile replaces path, or writes into it where it cannot be replaced: a file
-// that is a mount of its own, as in containers (EBUSY), or the only writable one
-// in its directory.
+// that is a mount of its own, as in containers (EBUSY), the only writable one in
+// its directory, or one on a full disk that has the room already. A host must not
+// stay without a resolver because there is no room for a second file.
 func putFile(j *journal, path string, content []byte, mode fs.FileMode) error {
 	err := replaceFile(path, content, mode)
-	if !errors.Is(err, unix.EBUSY) && !errors.Is(err, unix.EROFS) && !errors.Is(err, unix.EXDEV) {
+	full := errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT)
+	if full && !hasRoom(path, len(content)) {
+		return err
+	}
+	if !full && !errors.Is(err, unix.EBUSY) && !errors.Is(err, unix.EROFS) && !errors.Is(err, unix.EXDEV) {
 		if errors.Is(err, unix.EPERM) {
 			return withHint(err, "it may be marked immutable: lsattr shows it, chattr -i takes it away")
 		}
@@ -137,6 +142,12 @@ func putFile(j *journal, path string, content []byte, mode fs.FileMode) error {
 		return err
 	}
 	return f.Sync()
+}
+
+// hasRoom reports whether the blocks of the file at path hold this many bytes.
+func hasRoom(path string, bytes int) bool {
+	var st unix.Stat_t
+	return unix.Lstat(path, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFREG && st.Blocks*512 >= int64(bytes)
 }
 
 // restoreHostFile undoes writeHostFile. A file that is not ours is left alone:
@@ -174,6 +185,11 @@ func restoreHostFile(j *journal, e entry) error {
 		}
 		if err := putFile(j, e.Key, before.Content, before.Mode); err != nil {
 			return err
+		}
+		if now.Mode != before.Mode { // it may have been written in place
+			if err := os.Chmod(e.Key, before.Mode); err != nil {
+				return err
+			}
 		}
 		return os.Lchown(e.Key, before.UID, before.GID)
 	}

@@ -73,6 +73,9 @@ func (a *Agent) Join(ctx context.Context, req JoinRequest) (err error) {
 	}
 	defer unlock()
 	defer a.removeUnused()
+	if err := checkRoom(a.paths.dir); err != nil {
+		return fmt.Errorf("joining: %w", err)
+	}
 	j, err := openJournal(a.paths.journal(), a.cfg.checkpoint)
 	if err != nil {
 		return err
@@ -87,6 +90,9 @@ func (a *Agent) Join(ctx context.Context, req JoinRequest) (err error) {
 			return err
 		}
 		st, err = a.enrol(ctx, s, u, pin, name)
+	}
+	if err != nil && ctx.Err() != nil {
+		return errStoppedEarly
 	}
 	if err != nil {
 		return err
@@ -333,7 +339,5 @@ func (a *Agent) removeUnused() {
 		return
 	}
 	_ = os.Remove(a.paths.lock())
-	for _, d := range []string{a.paths.private(), a.paths.public(), a.paths.dir} {
-		_ = os.Remove(d) // only if empty
-	}
+	a.removeDirs()
 }

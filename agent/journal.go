@@ -194,7 +194,9 @@ func (j *journal) undo(undo func(entry) error, scopes ...scope) error {
 	}
 	slices.Reverse(left)
 	if len(left) != len(j.entries) {
-		errs = append(errs, j.write(left))
+		if err := j.write(left); err != nil {
+			errs = append(errs, withHint(fmt.Errorf("forgetting what was undone: %w", err), "the host itself is as it was; once that is put right, clawpatrol down or leave again"))
+		}
 	}
 	return errors.Join(errs...)
 }

@@ -26,6 +26,24 @@ func preflight() error {
 	return f.Close()
 }
 
+// minRoom is what a state directory takes: twice a bundle of roots, as a file is
+// replaced by a whole new one, and some kilobytes.
+const minRoom = 1 << 20 // bytes
+
+// checkRoom refuses a disk that is full, before the gateway has a registration
+// that nothing can come of.
+func checkRoom(dir string) error {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return fmt.Errorf("asking for the room in %s: %w", dir, err)
+	}
+	// Some file systems do not tell, and say that they have nothing at all.
+	if left := st.Bavail * uint64(st.Bsize); st.Blocks > 0 && left < minRoom {
+		return withHint(fmt.Errorf("the file system of %s has %d KiB left, and the state takes up to %d", dir, left>>10, minRoom>>10), "make room there, or choose another directory with --state")
+	}
+	return nil
+}
+
 // hasCapability reports whether this process has one of the first 32
 // capabilities (capabilities(7)) in effect.
 func hasCapability(number int) bool {

@@ -284,9 +284,6 @@ func refusal(r *http.Response, body []byte) error {
 			hint = fmt.Sprintf("try again in %d seconds", secs)
 		}
 	}
-	if hint == "" {
-		return se
-	}
 	return withHint(se, hint)
 }
 

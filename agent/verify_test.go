@@ -176,28 +176,6 @@ func TestI11_NoProxyIsUsed(t *testing.T) {
 	}
 }
 
-func hintOf(err error) string {
-	for e := err; e != nil; {
-		if h, ok := e.(interface{ Hint() string }); ok {
-			return h.Hint()
-		}
-		switch u := e.(type) {
-		case interface{ Unwrap() error }:
-			e = u.Unwrap()
-		case interface{ Unwrap() []error }:
-			for _, x := range u.Unwrap() {
-				if h := hintOf(x); h != "" {
-					return h
-				}
-			}
-			return ""
-		default:
-			return ""
-		}
-	}
-	return ""
-}
-
 func TestParseFingerprint(t *testing.T) {
 	sum := sha256.Sum256([]byte("x"))
 	plain := hex.EncodeToString(sum[:])
