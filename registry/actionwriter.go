@@ -42,15 +42,15 @@ func (l *actionLog) askTidy() {
 func (l *actionLog) tidy(written int) (more bool) {
 	l.mu.Lock()
 	l.untidy += written
-	due := l.untidy >= checkRows && l.trim != nil
+	trim, due := l.trim, l.untidy >= checkRows
 	if due {
 		l.untidy = 0
 	}
 	l.mu.Unlock()
-	if !due {
+	if !due || trim == nil {
 		return false
 	}
-	removed, more := l.trim()
+	removed, more := trim()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.removed = removed

@@ -112,6 +112,7 @@ var (
 	ErrPermissions = errors.New("permissions or ownership are wrong")
 	ErrDamaged     = errors.New("the database is damaged, or not ours")
 	ErrSubnets     = errors.New("the tunnel subnets do not fit")
+	ErrDiskFull    = errors.New("the disk is full")
 )
 
 // OpenError is why a registry cannot be opened and what to do about it.

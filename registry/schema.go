@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 
+	"golang.org/x/sys/unix"
 	"modernc.org/sqlite" // also the "sqlite" driver
 	sqlite3 "modernc.org/sqlite/lib"
 )
@@ -108,17 +109,33 @@ func damaged(detail string, cause error) error {
 	}
 }
 
-// readable turns SQLite's complaints about the file itself into ErrDamaged.
+// readable turns SQLite's complaints about the file itself into ErrDamaged, and
+// anybody's about a full disk into ErrDiskFull.
 func readable(err error) error {
 	var e *sqlite.Error
 	if !errors.As(err, &e) {
+		if errors.Is(err, unix.ENOSPC) {
+			return diskFull(err)
+		}
 		return err
+	}
+	switch e.Code() {
+	case sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE: // the latter is how a full disk meets the -shm file
+		return diskFull(err)
 	}
 	switch e.Code() & 0xff { // the primary code
 	case sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB:
 		return damaged("clawpatrol.db is damaged: "+e.Error(), err)
 	}
 	return err
+}
+
+func diskFull(cause error) error {
+	return &OpenError{
+		Err:    errors.Join(ErrDiskFull, cause),
+		Detail: "the disk that state_dir is on is full: " + cause.Error(),
+		Advice: "make some room there; what the action log takes is set in gateway.hcl's action_log block",
+	}
 }
 
 func migrateOne(ctx context.Context, db *sql.DB, text string, version int) error {
