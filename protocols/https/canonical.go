@@ -104,6 +104,9 @@ func refusedPath(path string) (reason string) {
 			i += 2
 		}
 	}
+	for strings.Contains(path, "/./") { // apt writes it for a repository without suites
+		path = strings.ReplaceAll(path, "/./", "/")
+	}
 	if dotted(path) {
 		return reasonDots
 	}
@@ -124,7 +127,7 @@ func refusedPath(path string) (reason string) {
 	return ""
 }
 
-const reasonDots = "the path has a segment . or .."
+const reasonDots = "the path has a dot segment"
 
 // dotted reports whether a segment of a path is "." or "..", also one that ends
 // with a backslash (Windows) or has parameters behind it (servlets).
@@ -216,6 +219,9 @@ func reading(path string) (text, reason string) {
 	}
 	if strings.Contains(path, "//") {
 		return "", "the path has an empty segment"
+	}
+	if strings.Contains(path, "/./") {
+		return "", reasonDots
 	}
 	for i := 0; i < len(path); i++ {
 		b := path[i]

@@ -22,7 +22,7 @@ import (
 // record is a request as it stood on the wire to the upstream.
 type record struct {
 	method, target string
-	fields         []string // "name: value", names in lower case, sorted by name, those of one name in their order
+	fields         []string // "name: value", names in lower case, sorted by name, those of one name in their order; the trailer's too
 	body           string
 }
 
@@ -118,6 +118,11 @@ func (u *recorder) serve1(conn net.Conn) error {
 			}
 			name, value, _ := strings.Cut(line, ": ")
 			r.add(name, value)
+		}
+		for name, values := range parsed.Trailer {
+			for _, value := range values {
+				r.add(name, value)
+			}
 		}
 		u.keep(r)
 		if _, err := io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"); err != nil {

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/clawpatrol/clawpatrol/policy"
 )
 
 // ask parses a request with this target as the server does; nil where it refuses.
@@ -28,8 +30,8 @@ func ask(t testing.TB, target string) *http.Request {
 func TestCanonical_WhatNoHonestProgramSendsIsRefused(t *testing.T) {
 	for reason, paths := range map[string][]string{
 		reasonDots: {
-			"/.", "/..", "/a/.", "/a/..", "/./a", "/../a", "/a/../b", "/a/./b", "//../a", "/a//..", "/.//a",
-			"/%2e", "/%2E%2e/a", "/.%2e/", "/a/%2e./b", "/a/..;/b", "/a/..;x=1/b", "/a/.;/b", "/a/%2e%2e;/b", "/a/..%3b/b", "/a/.%3Bx",
+			"/.", "/..", "/a/.", "/a/..", "/../a", "/a/../b", "/./../a", "/a/./..", "//../a", "/a//..", "/./.",
+			"/%2e", "/a/%2e/b", "/a%2f./b", "/a/.%2fb", "/%2E%2e/a", "/.%2e/", "/a/%2e./b", "/a/..;/b", "/a/..;x=1/b", "/a/.;/b", "/a/%2e%2e;/b", "/a/..%3b/b", "/a/.%3Bx",
 			"/a%2f..", "/a/..%2fb", "/a%2F%2e%2E%2Fb", "/..%5cb", "/a%5c..%5Cb", "/a%5c.",
 			"/%252e%252e/a", "/a/..%252fb", "/a%255c..%255cb", "/%25252e%25252e/",
 		},
@@ -64,7 +66,7 @@ func TestCanonical_WhatNoHonestProgramSendsIsRefused(t *testing.T) {
 
 func TestCanonical_WhatProgramsSendIsRelayedAsItIs(t *testing.T) {
 	for _, target := range []string{
-		"/", "/a/b/", "//a//b", "/a//", "//", "///x", "//host.example/x", "/a%2Fb", "/a%2fb%5Cc", "/@scope%2fname", "/%40scope%2fname", "/group%2Fproject/x%2F.gitignore",
+		"/", "/a/b/", "/flat/./InRelease", "/././a/./", "/.//a", "//a//b", "/a//", "//", "///x", "//host.example/x", "/a%2Fb", "/a%2fb%5Cc", "/@scope%2fname", "/%40scope%2fname", "/group%2Fproject/x%2F.gitignore",
 		"/a;b=c;d", "/a;/b", "/;", "/%61", "/%7Euser", "/~user", "/%E2%82%AC", "/%fc", "/Gr%FC%DFe", "/%e0%b8%81", "/%f0%9f%98%80", "/100%25", "/%2525", "/%2541", "/a%20b",
 		"/.git", "/..a", "/a..", "/a../b", "/...", "/a/.../b", "/.a/..b", "/a.b.", "/a.;b", "/%2ea", "/.well-known/x", "/%2e%2e%2e",
 		"/x:y@z", "/a,b&c=d+e", "/!$'()*", "/a=b", "/a|b^c[d]{e}`\"<f>", "/Grüße/日本語", "/👍", "/?", "/x?", "/?a=1&a=2&&", "/??", "/?q=/../x", `/?q=a\b`, "/?q=100%", "/?q=%00", "/?q=%0a", "/?q=%zz", "/?q=ü", `/?{"x":[1|2]}`,
@@ -101,10 +103,35 @@ func TestCanonical_OnlyPathsWithOneReadingAreForRules(t *testing.T) {
 	}
 	for _, target := range []string{
 		"//a", "/a//", "/a//b", "/a%2Fb", "/a%5cb", "/a;b", "/a%3bb", "/a%3Fb", "/a%23b", "/%61dmin", "/%7Euser", "/a%2Eb", "/Grüße", "/%fc", "/%2541", "/a%252Fb",
-		"/a/../b", "/%c0%af", `/a\b`, "/%00", "/%",
+		"/a/./b", "/a/../b", "/%c0%af", `/a\b`, "/%00", "/%",
 	} {
 		if got, why := reading(target); got != "" || why == "" {
 			t.Errorf("%q reads %q", target, got)
+		}
+	}
+}
+
+func TestI04_CanonicalHostIsOneInFewSpellings(t *testing.T) {
+	name := policy.Match{Host: "xn--bcher-kva.example", Port: 443}
+	v4 := policy.Match{Host: "192.0.2.1", Port: 443}
+	v6 := policy.Match{Host: "2001:db8::1", Port: 443}
+	for claim, m := range map[string]policy.Match{
+		"xn--bcher-kva.example": name, "XN--Bcher-KVA.Example": name, "xn--bcher-kva.example.": name, "xn--bcher-kva.example:": name, "xn--bcher-kva.example:443": name, "xn--bcher-kva.example.:0443": name,
+		"192.0.2.1": v4, "[2001:db8::1]": v6, "[2001:0DB8:0:0::1]:443": v6,
+	} {
+		if !names(claim, m) {
+			t.Errorf("%q does not name %s", claim, m.Host)
+		}
+	}
+	for claim, m := range map[string]policy.Match{
+		"bücher.example": name, "BÜCHER.example": name, "b%C3%BCcher.example": name, "xn--bcher-\u212ava.example": name, "xn--bcher-kva.example..": name, "xn--bcher-kva。example": name, ".xn--bcher-kva.example": name,
+		"xn--bcher-kva.example:443:": name, "xn--bcher-kva.example:4_43": name, "xn--bcher-kva.example:\uff14\uff14\uff13": name, "xn--bcher-kva.example:0x1bb": name, "xn--bcher-kva.example: 443": name, "xn--bcher-kva.example:443 ": name, "xn--bcher-kva.example:65979": name,
+		" xn--bcher-kva.example": name, "me@xn--bcher-kva.example": name, "xn--bcher-kva.example/": name, "xn--bcher-kva.example\\": name, "xn--bcher-kva.example#": name, "xn--bcher-kva.example?": name, "xn--bcher-kva.example,": name, "xn--bcher-kva.example\x00": name, "[xn--bcher-kva.example]": name,
+		"[192.0.2.1]": v4, "[::ffff:192.0.2.1]": v4, "3221225985": v4, "0xc0.0.2.1": v4, "192.0.513": v4, "192.000.002.001": v4,
+		"2001:db8::1": v6, "[2001:db8::1": v6, "2001:db8::1]": v6, "[2001:db8::1%25eth0]": v6, "[2001:db8::1].": v6, "[[2001:db8::1]]": v6, "[2001:db8::1]443": v6, "[v1.2001]": v6,
+	} {
+		if names(claim, m) {
+			t.Errorf("%q names %s", claim, m.Host)
 		}
 	}
 }
@@ -127,7 +154,7 @@ func realHeads(t testing.TB) map[string][]byte {
 	return heads
 }
 
-// The referee: curl, wget, git, npm, pip, node, and Python's urllib, requests and
+// The referee: apt, curl, wget, git, npm, pip, node, and Python's urllib, requests and
 // httpx, with targets as sloppy as they let through.
 func TestCanonical_RequestsOfRealProgramsPass(t *testing.T) {
 	for name, head := range realHeads(t) {
@@ -169,7 +196,12 @@ func FuzzCanonicalPath(f *testing.F) {
 			t.Fatalf("%q became %q", target, got)
 		}
 		seen := got
-		for range 1 + maxDecodings {
+		for level := range 1 + maxDecodings {
+			if level == 0 { // a plain "." that goes nowhere may stand there
+				for strings.Contains(seen, "/./") {
+					seen = strings.ReplaceAll(seen, "/./", "/")
+				}
+			}
 			segments := strings.Split(strings.ReplaceAll(seen, `\`, "/"), "/")
 			var plain []string
 			for _, s := range segments {
