@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -114,6 +115,33 @@ func BenchmarkAppend(b *testing.B) {
 	}
 }
 
+// BenchmarkTrimming is BenchmarkAppendSync on a database that has reached its
+// size: each row that comes has another one go.
+func BenchmarkTrimming(b *testing.B) {
+	cfg := config(stateDir(b), nil)
+	cfg.Retention.MaxSize = registry.MinMaxSize
+	db, err := registry.Open(b.Context(), cfg)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer db.Close()
+	row := actionRow(approved(b, db).ID)
+	for db.LogHealth().Removed.Rows == 0 {
+		if _, err := db.Append(b.Context(), row); err != nil {
+			b.Fatal(err)
+		}
+	}
+	hammer(b, func(ctx context.Context) error {
+		if _, err := db.Append(ctx, row); err != nil {
+			return err
+		}
+		return db.Sync(ctx)
+	})
+	if n := queryInt(b, cfg.Dir, "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size"); n > 2*registry.MinMaxSize {
+		b.Errorf("the file has %d bytes", n)
+	}
+}
+
 // BenchmarkAction is what a request costs the log: a release, and its result
 // half a millisecond later. "paced" leaves the writer time, as requests do that
 // come at some 10,000/s; "flood" does not.
@@ -162,25 +190,30 @@ func cpuTime(b *testing.B) time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// hammer runs f b.N times on 256 goroutines.
+// hammer runs f b.N times on 256 goroutines, and reports how long the median
+// call took.
 func hammer(b *testing.B, f func(context.Context) error) {
 	b.Helper()
-	var left atomic.Int64
-	left.Store(int64(b.N))
+	var next atomic.Int64
+	waits := make([]time.Duration, b.N)
 	var wg sync.WaitGroup
 	b.ResetTimer()
 	for range 256 {
 		wg.Go(func() {
-			for left.Add(-1) >= 0 {
+			for n := next.Add(1) - 1; n < int64(b.N); n = next.Add(1) - 1 {
+				began := time.Now()
 				if err := f(b.Context()); err != nil {
 					b.Error(err)
 					return
 				}
+				waits[n] = time.Since(began)
 			}
 		})
 	}
 	wg.Wait()
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "rows/s")
+	slices.Sort(waits)
+	b.ReportMetric(float64(waits[len(waits)/2].Microseconds()), "p50-µs")
 }
 
 func actionRow(id registry.ID) registry.Action {

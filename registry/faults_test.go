@@ -74,7 +74,7 @@ func TestI19_NothingIsReleasedWhileTheLogCannotBeWritten(t *testing.T) {
 		t.Errorf("released %v", got)
 	}
 	flush(t, db)
-	list := actions(t, db, registry.ActionFilter{})
+	list := actions(t, db, registry.ActionFilter{Registration: r.ID})
 	if len(list) != 2 || list[1].ID != queued || list[1].Result == nil {
 		t.Errorf("what was queued when the disk failed: %+v", list)
 	}

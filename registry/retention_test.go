@@ -63,8 +63,6 @@ func TestRetention_RemovesWhatIsTooOld(t *testing.T) {
 	}
 	c.pass(time.Hour)
 	eventually(t, "all of them are removed", func() bool { return db.LogHealth().Removed.Rows == 701 })
-	db.Finish(running, registry.ActionResult{Status: "200"}) // of a row that is gone
-	flush(t, db)
 	removed := db.LogHealth().Removed
 	if removed.Newest.Before(old) || !removed.At.Equal(c.Now()) || removed.Reason != "age" {
 		t.Errorf("%+v", removed)
@@ -83,6 +81,7 @@ func TestRetention_RemovesWhatIsTooOld(t *testing.T) {
 	if id := appendRow(t, db, actionRow("r_new")); id != running+1 {
 		t.Errorf("ID %d after %d", id, running)
 	}
+	db.Finish(running, registry.ActionResult{Status: "200"}) // of a row that is gone
 	flush(t, db)
 	if got := db.LogHealth().Removed; got != removed {
 		t.Errorf("%+v, before the restart %+v", got, removed)
