@@ -14,6 +14,8 @@ const (
 	// takes. Keepalives alone are smaller, and are not answered.
 	silentFor      = 15 * time.Second
 	initiationSize = 148
+
+	tellWaiting = 2 * time.Second // after this long without an answer
 )
 
 // pinned are the families whose address the gateway knows, start's first.
@@ -30,7 +32,13 @@ func (h *holder) pinned() []family {
 // connect tries the gateway's endpoints until a handshake other than the one at
 // before completes; once tells to give up after a round.
 func (h *holder) connect(ctx context.Context, before time.Time, once bool) error {
-	for told := false; ; {
+	if !once {
+		waiting := time.AfterFunc(tellWaiting, func() {
+			h.a.tell(Event{Event: EventWaitingForGateway}, "waiting for the gateway: nothing leaves this host until it answers")
+		})
+		defer waiting.Stop()
+	}
+	for {
 		endpoints, err := h.t.cfg.endpoints(ctx, h.a.cfg.Lookup, h.pinned())
 		if err != nil && once {
 			return err
@@ -42,10 +50,6 @@ func (h *holder) connect(ctx context.Context, before time.Time, once bool) error
 		}
 		if once {
 			return withHint(fmt.Errorf("bringing the tunnel up: the gateway does not answer WireGuard at %v", endpoints), "a firewall may drop UDP to that port (wireguard.listen on the gateway)")
-		}
-		if !told {
-			h.a.tell(Event{Event: EventWaitingForGateway}, "waiting for the gateway: nothing leaves this host until it answers")
-			told = true
 		}
 		if err := sleep(ctx, tickEvery); err != nil {
 			return err

@@ -61,6 +61,12 @@ func (a *Agent) Doctor(ctx context.Context, hosts []string, report func(Check)) 
 		return nil
 	}
 	d.known = sync.OnceValue(func() *virtualHost { return d.cfg.discover(ctx) })
+	// A check that is cut short proves nothing: it is not reported.
+	d.report = func(c Check) {
+		if ctx.Err() == nil {
+			report(c)
+		}
+	}
 	d.tunnel(ctx)
 	d.routes()
 	d.ipv6()
@@ -73,6 +79,9 @@ func (a *Agent) Doctor(ctx context.Context, hosts []string, report func(Check)) 
 	d.store()
 	d.bundle()
 	d.tools(ctx, served)
+	if ctx.Err() != nil {
+		return fmt.Errorf("examining this host: %w", context.Cause(ctx))
+	}
 	return nil
 }
 

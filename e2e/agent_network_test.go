@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -130,4 +131,82 @@ func TestAgentNetwork_Suspend(t *testing.T) {
 		t.Fatal(err)
 	}
 	back(t, j, "20 s of standing still")
+}
+
+// A LAN without IPv6 gets it while the host is joined: IPv6 goes through the
+// tunnel before and after, and the new address blocks nobody.
+func TestAgentNetwork_IPv4OnlyBecomesDualStack(t *testing.T) {
+	ctx := t.Context()
+	h := theLab.Agents[1]
+	t.Cleanup(func() {
+		if err := h.Script(context.WithoutCancel(ctx), "true"+restoreDefaults); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := h.Script(ctx, "ip -6 route del default; ip -6 address del 2001:db8:101::2/64 dev eth0"); err != nil {
+		t.Fatal(err)
+	}
+	j := joinSecond(t)
+	if pin := registration(t, j).Pin; pin["ipv4"] == "" || pin["ipv6"] != "" {
+		t.Fatalf("the pin is %v; want IPv4 only", pin)
+	}
+	back(t, j, "joining on an IPv4-only LAN")
+	if err := j.Script(ctx, "true"+restoreDefaults); err != nil {
+		t.Fatal(err)
+	}
+	back(t, j, "the LAN became dual stack")
+	out, err := j.Run(ctx, "ip", "-6", "route", "get", "2001:db8:c::11")
+	if err != nil || !strings.Contains(out, "dev clawpatrol0 ") {
+		t.Errorf("IPv6 goes %s, %v", strings.TrimSpace(out), err)
+	}
+	if r := registration(t, j); r.State != "approved" {
+		t.Errorf("the registration is %s", r.State)
+	}
+}
+
+func registration(t *testing.T, j *lab.Joined) lab.Registration {
+	t.Helper()
+	r, err := gateway.Operator.Registration(t.Context(), j.Registration)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// From the cable to the other network card: the default routes lead out of
+// another interface, and the host is seen from the same address.
+func TestAgentNetwork_OtherInterface(t *testing.T) {
+	ctx := t.Context()
+	j := joinSecond(t)
+	back(t, j, "joining")
+	pid := strings.Split(j.Path(""), "/")[2]
+	t.Cleanup(func() {
+		ctx := context.WithoutCancel(ctx)
+		if err := theLab.World.Script(ctx, "ip link del to-agent2b"); err != nil { // its routes and eth1 go with it
+			t.Error(err)
+		}
+		if err := j.Script(ctx, "ip link set eth0 up"+restoreDefaults); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := theLab.World.Script(ctx, "ip link add to-agent2b type veth peer name eth1 netns "+pid+`
+		ip address add 198.51.102.1/24 dev to-agent2b; ip address add 2001:db8:102::1/64 dev to-agent2b nodad; ip link set to-agent2b up`); err != nil {
+		t.Fatal(err)
+	}
+	if err := j.Script(ctx, `
+		ip address add 198.51.102.2/24 dev eth1; ip address add 2001:db8:102::2/64 dev eth1 nodad; ip link set eth1 up
+		ip link set eth0 down
+		ip -6 address add 2001:db8:101::2/128 dev eth1 nodad
+		ip route add default via 198.51.102.1 dev eth1 src 198.51.101.2
+		ip -6 route add default via 2001:db8:102::1 dev eth1 src 2001:db8:101::2`); err != nil {
+		t.Fatal(err)
+	}
+	gone(t, j) // the world does not know yet where it is
+	if err := theLab.World.Script(ctx, `ip route add 198.51.101.2/32 via 198.51.102.2; ip -6 route add 2001:db8:101::2/128 via 2001:db8:102::2`); err != nil {
+		t.Fatal(err)
+	}
+	back(t, j, "a change to another interface")
+	if r := registration(t, j); r.State != "approved" {
+		t.Errorf("the registration is %s", r.State)
+	}
 }

@@ -48,8 +48,12 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		return 0
 	}
 	text, advice := sentence(err), hint(err)
-	if advice == "" && !ran {
+	switch {
+	case advice != "":
+	case !ran:
 		advice = usageHint(root, args)
+	case ctx.Err() != nil:
+		advice = "it was interrupted: run it again"
 	}
 	if wantsJSON(args) {
 		printFailure(stderr, failure{text, advice})
