@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"net"
 	"os"
 
@@ -43,7 +44,7 @@ func (m *meter) httpsRows(ctx context.Context) error {
 				open(s.to(s.joined.Host, s.virtual.String(), "443"))},
 		}
 	}
-	return t.end(rows(
+	return t.end(errors.Join(
 		t.row(ctx, row{"h1, 1 KiB, 1 connection", "/s", "", "h1, p50 at 1 connection, and what ours adds", ""}, all(h1(1, getKiB))...),
 		t.row(ctx, row{"h1, 1 KiB, 4 connections", "/s", "", "", ""}, all(h1(4, getKiB))...),
 		t.row(ctx, row{"h1, 1 KiB, 16 connections", "/s", "0.85 of the splice", "", ""}, all(h1(16, getKiB))...),
@@ -77,7 +78,7 @@ func (m *meter) aloneRows(ctx context.Context) error {
 		return s.to(s.plain, addr, port).netHTTP(shape{http2: true, conns: 1, streams: 10}, goHost, getKiB)
 	}
 	ends := part{"client and upstream", pid(os.Getpid())}
-	return t.end(rows(
+	return t.end(errors.Join(
 		t.row(ctx, row{"alone: h1, 1 KiB, 1 connection", "/s", "", "alone: h1, p50 at 1 connection, and what ours adds", "+75 to direct"}, all(h1(1, getKiB))...),
 		t.row(ctx, row{"alone: h1, 1 KiB, 16 connections", "/s", "0.85 of the splice", "", ""}, all(h1(16, getKiB))...),
 		t.row(ctx, row{"alone: h1, 1 KiB, 64 connections", "/s", "", "", ""}, all(h1(64, getKiB))...),

@@ -4,7 +4,7 @@
 //
 // Contenders take turns sample by sample, so that a machine whose speed drifts
 // drifts for all of them. A sample during which other processes used more than a
-// tenth of the machine is taken again.
+// tenth of a processor is taken again.
 package main
 
 import (
@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"regexp"
 	"time"
 
 	"github.com/clawpatrol/clawpatrol/e2e/lab"
@@ -47,10 +48,14 @@ func bench(ctx context.Context) (err error) {
 	bin := flag.String("bin", "bin/clawpatrol", "the built clawpatrol")
 	samples := flag.Int("samples", 5, "samples of each contender in a row")
 	length := flag.Duration("length", time.Second, "length of a sample")
-	only := flag.String("only", "", "run only the rows whose name contains this")
+	only := flag.String("only", "", "run only the rows whose name this regular expression finds")
 	client := flag.String("client", "lean", "load generator of the HTTPS rows: lean, net/http or h2load")
 	flag.Parse()
 	if err := knownClient(*client); err != nil {
+		return err
+	}
+	wanted, err := regexp.Compile(*only)
+	if err != nil {
 		return err
 	}
 	abs, err := filepath.Abs(*bin)
@@ -67,7 +72,7 @@ func bench(ctx context.Context) (err error) {
 		return err
 	}
 	defer s.close()
-	m := &meter{samples: *samples, length: *length, only: *only, stage: s}
+	m := &meter{samples: *samples, length: *length, only: wanted, stage: s}
 	// The idle flows first: what a load has left in the pools would hide them.
 	for _, measure := range []func(context.Context) error{m.idleRow, m.tunnelRows, m.httpsRows, m.aloneRows} {
 		if err := measure(ctx); err != nil {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -25,7 +26,7 @@ const (
 type meter struct {
 	samples int
 	length  time.Duration
-	only    string
+	only    *regexp.Regexp
 	stage   *stage
 }
 

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -29,7 +28,7 @@ type row struct {
 // speed drifts drifts for all of them. The ratios are those of samples taken in
 // the same turn.
 func (t *table) row(ctx context.Context, r row, contenders ...contender) error {
-	wanted := func(name string) bool { return name != "" && strings.Contains(name, t.only) }
+	wanted := func(name string) bool { return name != "" && t.only.MatchString(name) }
 	if !wanted(r.name) && !wanted(r.p50) {
 		return nil
 	}
@@ -154,6 +153,3 @@ func human(v float64, unit string) string {
 	}
 	return fmt.Sprintf("%.0f %s", v, unit)
 }
-
-// rows runs one measurement after the other and tells all that went wrong.
-func rows(measured ...error) error { return errors.Join(measured...) }

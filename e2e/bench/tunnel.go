@@ -34,7 +34,7 @@ func (m *meter) tunnelRows(ctx context.Context) error {
 			{[]part{{"gateway", pid(s.gateway.PID())}, {"its other end", pid(s.joined.PID())}, ends}, f(s.joined.Host, lab.GatewayIPv4.String()).open},
 		}
 	}
-	return t.end(rows(
+	return t.end(errors.Join(
 		t.row(ctx, row{"tunnel, one TCP flow down", "B/s", "0.90", "", ""}, both(bulk('d'))...),
 		t.row(ctx, row{"tunnel, one TCP flow up", "B/s", "0.95", "", ""}, both(bulk('u'))...),
 		t.row(ctx, row{"tunnel, TCP connects, 32 at once", "/s", "0.9", "", ""}, both(connects)...),
@@ -144,7 +144,7 @@ func echoes(h *lab.Host, host string) loadFunc {
 // idleRow opens idle flows and looks at what each costs the gateway.
 func (m *meter) idleRow(ctx context.Context) error {
 	const flows = 2000
-	if !strings.Contains("idle tunnelled TCP flow", m.only) {
+	if !m.only.MatchString("idle tunnelled TCP flow") {
 		return nil
 	}
 	s := m.stage
