@@ -192,11 +192,12 @@ func framesMessage(name []byte) bool {
 	return false
 }
 
-// hostLike reports whether value could be the Host of an endpoint; an empty one
-// may be written (RFC 9112 section 3.2). Whether it names this one, names says.
+// hostLike reports whether value is made of what a host and port may be (RFC 3986
+// section 3.2.2, the comma left out, which would be a list); an empty one may be
+// written (RFC 9112 section 3.2). Whether it names the endpoint, names says.
 func hostLike(value []byte) bool {
 	for _, b := range value {
-		if !unreserved(b) && b != ':' && b != '[' && b != ']' {
+		if !unreserved(b) && bytes.IndexByte([]byte(":[]%!$&'()*+;="), b) < 0 {
 			return false
 		}
 	}
