@@ -1,17 +1,29 @@
 package tools
 
 func browserTools() []tool {
+	// Root's Chromium wants --no-sandbox, and so does any in a container.
+	const see = `chromium --headless --no-sandbox --disable-gpu --dump-dom https://api.example.com/page | grep -o '<p id="out">[^<]*'`
+	const seen = `<p id="out">fetch: authenticated, websocket: hello`
 	return []tool{
 		{
 			name: "Chromium", host: apiHost,
 			does: "a page with a fetch and a WebSocket, headless",
 			line: `
 mkdir -p ~/.pki/nssdb
-certutil -d sql:$HOME/.pki/nssdb -N --empty-password
 certutil -d sql:$HOME/.pki/nssdb -A -t C,, -n clawpatrol -i /var/lib/clawpatrol-agent/public/ca.pem
-chromium --headless --no-sandbox --disable-gpu --dump-dom https://api.example.com/page | grep -o '<p id="out">[^<]*'`,
-			want: `<p id="out">fetch: authenticated, websocket: hello`,
-			note: "reads a database per user",
+` + see,
+			want: seen,
+			note: "trusts what is in [a database of the user's](agent-host.md#browsers): one line, once",
+		},
+		{
+			name: "Chromium by policy", host: apiHost, root: true,
+			does: "the same page",
+			line: `
+mkdir -p /etc/chromium/policies/managed
+echo "{\"CACertificates\": [\"$(grep -v -- ----- /var/lib/clawpatrol-agent/public/ca.pem | tr -d '\n')\"]}" >/etc/chromium/policies/managed/clawpatrol.json
+` + see,
+			want: seen,
+			note: "[a file](agent-host.md#browsers) for all users of the host",
 		},
 	}
 }
