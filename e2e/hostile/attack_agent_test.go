@@ -66,17 +66,20 @@ func perform(name string, args []string) error {
 			return err
 		}
 		return zeroWindow(to, time.Now().Add(limit), n)
+	case "frames": // a flood of HTTP/2 frames, by its key
+		return floodFrames(to, time.Now().Add(limit), args[2], args[3])
 	}
 	return errors.New("no such attack")
 }
 
-// attack runs one on an agent host to its end.
+// attack runs one on an agent host to its end, on what this machine has left:
+// the agent host would be another.
 func attack(ctx context.Context, agent *lab.Joined, args ...string) (string, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return "", err
 	}
-	return agent.Run(ctx, "env", attackVariable+"="+strings.Join(args, " "), self)
+	return agent.Run(ctx, "nice", "-n", "19", "env", attackVariable+"="+strings.Join(args, " "), self)
 }
 
 // junk sends what looks like data of a WireGuard session, in trains of 60: with

@@ -47,9 +47,9 @@ credential "header" "ops_key" {
 }
 credential "bearer" "never_stored" { endpoint = https.unset }
 credential "bearer" "impostor" { endpoint = https.impostor }
-profile "ci" { credentials = [bearer.api_token, bearer.never_stored, bearer.impostor] }
-profile "ops" { credentials = [header.ops_key] }
-`
+profile "ci" { credentials = [bearer.api_token, bearer.never_stored, bearer.impostor, bearer.target, bearer.wild, bearer.shared_ci] }
+profile "ops" { credentials = [header.ops_key, bearer.shared_ops] }
+` + targetPolicy
 )
 
 // The shared lab. Tests leave it as they found it; what would not, makes a lab
@@ -95,12 +95,18 @@ func runAll(m *testing.M) (code int, err error) {
 	if err := theLab.ServeHTTPSWith(ctx, "impostor.example.com", 9, upstream, cert); err != nil {
 		return 1, err
 	}
+	if err := serveTargets(ctx); err != nil {
+		return 1, err
+	}
 	gateway, err = theLab.StartGateway(ctx, policyText, map[string]string{"lab-ca.pem": string(theLab.PKI.PEM)})
 	if err != nil {
 		return 1, err
 	}
 	op := gateway.Operator
-	for _, c := range [][3]string{{"bearer", "api_token", apiToken}, {"header", "ops_key", opsKey}, {"bearer", "impostor", apiToken}} {
+	for _, c := range [][3]string{
+		{"bearer", "api_token", apiToken}, {"header", "ops_key", opsKey}, {"bearer", "impostor", apiToken},
+		{"bearer", "target", targetToken}, {"bearer", "wild", targetToken}, {"bearer", "shared_ci", targetToken}, {"bearer", "shared_ops", opsToken},
+	} {
 		if err := op.SetCredential(ctx, c[0], c[1], c[2]); err != nil {
 			return 1, err
 		}
@@ -114,7 +120,7 @@ func runAll(m *testing.M) (code int, err error) {
 	code = m.Run()
 	// Whatever the tests did, no secret is anywhere it must not be (I02, I03).
 	for _, place := range places() {
-		for _, s := range []string{apiToken, opsKey, gateway.Operator.Password} {
+		for _, s := range []string{apiToken, opsKey, targetToken, opsToken, gateway.Operator.Password} {
 			if strings.Contains(place.content, s) {
 				fmt.Fprintf(os.Stderr, "a secret is in plain text in %s\n", place.name)
 				code = 1

@@ -1,0 +1,234 @@
+package hostile
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/clawpatrol/clawpatrol/e2e/lab"
+)
+
+// What ci attacks the gateway through: hosts that it has credentials for, and
+// one that both registrations reach, each with a credential of its own.
+const (
+	targetToken = "tgt_REALsecretOfTargetExampleCom0123456"
+	opsToken    = "ops_REALsecretOfSharedExampleCom6543210"
+
+	targetPolicy = `
+endpoint "https" "target" {
+  hosts   = ["target.example.com", "target1.example.com", "raw.example.com", "mute.example.com"]
+  ca_file = "lab-ca.pem"
+}
+endpoint "https" "shared" {
+  hosts   = ["shared.example.com"]
+  ca_file = "lab-ca.pem"
+}
+endpoint "https" "wild" {
+  hosts   = ["*.wild.example"]
+  ca_file = "lab-ca.pem"
+}
+credential "bearer" "target" { endpoint = https.target }
+credential "bearer" "shared_ci" { endpoint = https.shared }
+credential "bearer" "shared_ops" { endpoint = https.shared }
+credential "bearer" "wild" {
+  endpoint = https.wild
+  wildcard = true
+}
+`
+)
+
+// target is the web server behind them. Its paths:
+//
+//	/hold     takes no body and gives no answer until the asker has gone
+//	/endless  answers bytes without end
+//	/swallow  reads the body
+//	/digest   reads the body and answers its SHA-256, and its coding
+//	/still    answers the body of still, with its fields
+//	else      answers "ok"
+type target struct {
+	running atomic.Int64 // requests
+	most    atomic.Int64 // of them at once
+	total   atomic.Int64
+	still   atomic.Pointer[still]
+}
+
+type still struct {
+	header http.Header
+	body   []byte
+}
+
+var theTarget target
+
+func (s *target) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	s.total.Add(1)
+	now := s.running.Add(1)
+	defer s.running.Add(-1)
+	for most := s.most.Load(); now > most && !s.most.CompareAndSwap(most, now); most = s.most.Load() {
+	}
+	switch r.URL.Path {
+	case "/hold":
+		<-r.Context().Done()
+	case "/endless":
+		b := make([]byte, 32<<10)
+		for {
+			if _, err := w.Write(b); err != nil {
+				return
+			}
+		}
+	case "/swallow":
+		n, _ := io.Copy(io.Discard, r.Body)
+		fmt.Fprintln(w, n)
+	case "/digest":
+		h := sha256.New()
+		_, _ = io.Copy(h, r.Body)
+		fmt.Fprintf(w, "%x %s\n", h.Sum(nil), r.Header.Get("Content-Encoding"))
+	case "/still":
+		still := s.still.Load()
+		for name, values := range still.header {
+			w.Header()[name] = values
+		}
+		_, _ = w.Write(still.body)
+	default:
+		_, _ = io.WriteString(w, "ok\n")
+	}
+}
+
+// serveTargets starts them: target.example.com speaks both versions of HTTP,
+// target1.example.com HTTP/1.1 alone, and raw.example.com is a referee,
+// mute.example.com never answers.
+func serveTargets(ctx context.Context) error {
+	both := func(name string, offset int, h http.Handler) error { return theLab.ServeHTTPS(ctx, name, offset, h) }
+	if err := both("target.example.com", 20, &theTarget); err != nil {
+		return err
+	}
+	if err := both("shared.example.com", 21, upstream); err != nil {
+		return err
+	}
+	server := &http.Server{Handler: &theTarget, Protocols: new(http.Protocols)}
+	server.Protocols.SetHTTP1(true)
+	if err := serveTLS(ctx, "target1.example.com", "192.0.2.32", func(ln net.Listener) { _ = server.Serve(ln) }); err != nil {
+		return err
+	}
+	if err := serveTLS(ctx, "raw.example.com", "192.0.2.33", theReferee.serve); err != nil {
+		return err
+	}
+	return serveTLS(ctx, "mute.example.com", "192.0.2.34", theMute.serve)
+}
+
+// theMute is mute.example.com, which accepts connections and says nothing.
+var theMute mute
+
+type mute struct {
+	open atomic.Int64 // connections
+	most atomic.Int64
+}
+
+func (s *mute) serve(ln net.Listener) {
+	for {
+		c, err := ln.Accept()
+		if err != nil {
+			return
+		}
+		now := s.open.Add(1)
+		s.most.Store(max(s.most.Load(), now)) // this is the only goroutine that does
+		go func() {
+			defer s.open.Add(-1)
+			defer c.Close()
+			_, _ = io.Copy(io.Discard, c.(*tls.Conn).NetConn())
+		}()
+	}
+}
+
+// serveTLS serves name at an address of its own, over HTTP/1.1 alone.
+func serveTLS(ctx context.Context, name, addr string, serve func(net.Listener)) error {
+	if err := theLab.World.Script(ctx, "ip address add "+addr+"/32 dev lo"); err != nil {
+		return err
+	}
+	cert, err := theLab.PKI.Certificate(name)
+	if err != nil {
+		return err
+	}
+	ln, err := theLab.World.Listen(addr + ":443")
+	if err != nil {
+		return err
+	}
+	go serve(tls.NewListener(ln, &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{"http/1.1"}}))
+	theLab.Names.Set(name, netip.MustParseAddr(addr))
+	return nil
+}
+
+// resolved are the addresses that names have on an agent host, inside the
+// tunnel.
+var resolved sync.Map
+
+// addressOf returns where host is for the agent: a virtual address.
+func addressOf(ctx context.Context, agent *lab.Joined, host string) (string, error) {
+	key := agent.Name + " " + host
+	if a, ok := resolved.Load(key); ok {
+		return a.(string), nil
+	}
+	out, err := agent.Run(ctx, "getent", "ahostsv4", host)
+	if err != nil {
+		return "", err
+	}
+	a, _, _ := strings.Cut(out, " ")
+	resolved.Store(key, a)
+	return a, nil
+}
+
+// reach connects an agent to an endpoint's host.
+func reach(ctx context.Context, agent *lab.Joined, host string) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	addr, err := addressOf(ctx, agent, host)
+	if err != nil {
+		return nil, err
+	}
+	return agent.Dial(ctx, "tcp", addr+":443")
+}
+
+// handshake makes conn a TLS connection to host. It owns conn.
+func handshake(ctx context.Context, conn net.Conn, host string, alpn ...string) (*tls.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	secure := tls.Client(conn, &tls.Config{InsecureSkipVerify: true, ServerName: host, NextProtos: alpn})
+	if err := secure.HandshakeContext(ctx); err != nil {
+		_ = conn.Close()
+		return nil, err
+	}
+	return secure, nil
+}
+
+// reachTLS is reach and a handshake.
+func reachTLS(ctx context.Context, agent *lab.Joined, host string, alpn ...string) (*tls.Conn, error) {
+	conn, err := reach(ctx, agent, host)
+	if err != nil {
+		return nil, err
+	}
+	return handshake(ctx, conn, host, alpn...)
+}
+
+// needAnswer asks host for something and fails the test unless the target
+// answers.
+func needAnswer(t *testing.T, host string) {
+	t.Helper()
+	if err := lab.Eventually(t.Context(), 20*time.Second, func() error {
+		_, status, err := tryCurl(t.Context(), ci, "https://"+host+"/")
+		if err == nil && status != "200" {
+			err = errStatus(status)
+		}
+		return err
+	}); err != nil {
+		t.Errorf("the attacker is not served any more: %v", err)
+	}
+}
