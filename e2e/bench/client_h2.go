@@ -189,13 +189,16 @@ func (t target) h2(conns, streams int, e exchange) func(context.Context) (load, 
 				var c *h2Client
 				if c, err = newH2Client(conn, e); err == nil {
 					l.clients = append(l.clients, c)
-					_, err = c.keep(streams, 0)
 				}
 			}
 			if err != nil {
 				l.close()
 				return nil, err
 			}
+		}
+		if _, err := l.run(ctx, warmUp); err != nil {
+			l.close()
+			return nil, err
 		}
 		return l, nil
 	}

@@ -72,6 +72,7 @@ func bench(ctx context.Context) (err error) {
 		return err
 	}
 	defer s.close()
+	fmt.Printf("%s; agent hosts, gateway host and upstream all on it. %d samples of %v of each contender; client: %s.\n\n", machine(), *samples, *length, *client)
 	m := &meter{samples: *samples, length: *length, only: wanted, stage: s}
 	// The idle flows first: what a load has left in the pools would hide them.
 	for _, measure := range []func(context.Context) error{m.idleRow, m.tunnelRows, m.httpsRows, m.aloneRows} {
@@ -79,5 +80,6 @@ func bench(ctx context.Context) (err error) {
 			return err
 		}
 	}
+	fmt.Printf("\n%d of %d samples were taken again because other processes used the machine; %d of them are noisy still.\n", m.again, m.taken, m.kept)
 	return nil
 }

@@ -28,6 +28,8 @@ type meter struct {
 	length  time.Duration
 	only    *regexp.Regexp
 	stage   *stage
+
+	taken, again, kept int // samples; those of them that were noisy, and in the end, too
 }
 
 // contender is one way of doing the same work. The zero contender leaves its
@@ -75,13 +77,18 @@ type sample struct {
 // sample measures once, and again while the machine was busy with something
 // else.
 func (m *meter) sample(ctx context.Context, c contender) (s sample, err error) {
-	for range attempts {
+	m.taken++
+	for n := range attempts {
 		var others float64
 		if s, others, err = m.once(ctx, c); err != nil || others < noisy {
 			return s, err
 		}
-		fmt.Fprintf(os.Stderr, "noisy: other processes used %.0f %% of a processor; again\n", 100*others)
+		fmt.Fprintf(os.Stderr, "noisy: other processes used %.0f %% of a processor\n", 100*others)
+		if n == 0 {
+			m.again++
+		}
 	}
+	m.kept++
 	return s, nil
 }
 
