@@ -146,6 +146,8 @@ func TestCanonical_ChunksAreFramedAnew(t *testing.T) {
 			"zeros, upper case": "\r\n00000003\r\nabc\r\n000\r\n\r\n",
 			"blanks behind":     "\r\n3 \t\r\nabc\r\n0 \r\n\r\n",
 			"trailer":           "Trailer: X-Sum\r\n\r\n3\r\nabc\r\n0\r\nX-Sum: 1\r\n\r\n",
+			"folded trailer":    "Trailer: X-Sum\r\n\r\n3\r\nabc\r\n0\r\nX-Sum: 1\r\n Host: evil.example\r\n\r\n",
+			"trailer, bare LF":  "Trailer: X-Sum\r\n\r\n3\r\nabc\r\n0\r\nX-Sum: 1\nHost: evil.example\n\n",
 			"framing trailer":   "\r\n3\r\nabc\r\n0\r\nContent-Length: 9\r\nTransfer-Encoding: chunked\r\nHost: evil.example\r\nAuthorization: x\r\n\r\n",
 		} {
 			statuses := p.raw(t, fmt.Sprintf(head+chunks+next, p.host), 2)
@@ -170,6 +172,8 @@ func TestCanonical_ChunksAreFramedAnew(t *testing.T) {
 			"blank before":                      "\r\n 3\r\nabc\r\n0\r\n\r\n",
 			"size that overflows":               "\r\n10000000000000003\r\nabc\r\n0\r\n\r\n",
 			"announced trailer that is framing": "Trailer: Content-Length\r\n\r\n3\r\nabc\r\n0\r\nContent-Length: 9\r\n\r\n",
+			"NUL in the trailer":                "Trailer: X-Sum\r\n\r\n3\r\nabc\r\n0\r\nX-Sum: a\x00b\r\n\r\n",
+			"carriage return in the trailer":    "Trailer: X-Sum\r\n\r\n3\r\nabc\r\n0\r\nX-Sum: a\rHost: evil.example\r\n\r\n",
 			"malformed trailer":                 "\r\n3\r\nabc\r\n0\r\nX y\r\n\r\n",
 			"extensions without end":            "\r\n3;" + strings.Repeat("x", 8<<10) + "\r\nabc\r\n0\r\n\r\n",
 		} {
