@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -117,6 +118,37 @@ func TestActionLog_CloseTakesWhatNobodyWokeTheWriterFor(t *testing.T) {
 		if stored != 300 {
 			t.Fatalf("%d of 300 rows were written", stored)
 		}
+	}
+}
+
+// However much there is to remove, rows that wait for the disk wait for one step
+// of it at most.
+func TestActionLog_RemovesBetweenBatches(t *testing.T) {
+	l := idleLog()
+	var did strings.Builder
+	l.store = func(rows []queuedRow, _ []result) error {
+		did.WriteString("write ")
+		return nil
+	}
+	steps := 0
+	l.trim = func() (Removed, bool) {
+		did.WriteString("remove ")
+		if steps++; steps == 6 {
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			l.stopped = true // there would always be more, and close does not wait for it
+			close(l.stop)
+		}
+		return Removed{Rows: 7}, true
+	}
+	l.untidy = checkRows
+	l.appendN(t, 4*maxBatch)
+	l.run()
+	if got := did.String(); got != strings.Repeat("write remove ", 4)+"remove remove " {
+		t.Error(got)
+	}
+	if l.health().Removed.Rows != 7 {
+		t.Errorf("%+v", l.health())
 	}
 }
 

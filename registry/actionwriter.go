@@ -42,7 +42,7 @@ func (l *actionLog) askTidy() {
 func (l *actionLog) tidy(written int) (more bool) {
 	l.mu.Lock()
 	l.untidy += written
-	trim, due := l.trim, l.untidy >= checkRows
+	trim, due := l.trim, l.untidy >= checkRows && !l.stopped // nobody wants to wait for it then
 	if due {
 		l.untidy = 0
 	}

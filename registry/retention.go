@@ -90,7 +90,7 @@ func newRetention(ctx context.Context, db *DB, dir string, want Retention) (*ret
 	}
 	if r.maxSize == 0 {
 		r.maxSize = defaultMaxSize
-		if total, _, err := space(dir); err == nil {
+		if total, _, err := space(dir); err == nil && total > 0 { // some file systems do not say
 			r.maxSize = min(r.maxSize, total/4)
 		}
 	}
