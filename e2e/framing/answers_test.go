@@ -82,7 +82,7 @@ func writeAnswer(s *source, b *strings.Builder, k int, sc *script) {
 		}
 		value := pick(s, mark, "a"+mark, "https://"+host+"/?t="+token, "Bearer "+token)
 		if !sc.clean {
-			value = pick(s, value, "close", "keep-alive", "Upgrade", "chunked", "0", "5", "websocket", "", "x\r\n y"+mark, "gzip", "Content-Length", markField, "h2c")
+			value = pick(s, value, odd("close", strings.Repeat("z", maxHead+40<<10)), "close", "keep-alive", "Upgrade", "chunked", "0", "5", "websocket", "", "x\r\n y"+mark, "gzip", "Content-Length", markField, "h2c")
 		}
 		fields = append(fields, func() { line(name, value) })
 	}

@@ -78,6 +78,9 @@ func writeRequest(s *source, b *strings.Builder, i int, clean bool) {
 		for range s.below(3) {
 			fields = append(fields, oddField(s, line))
 		}
+		if s.oneIn(100) {
+			fields = append(fields, func() { line("X-Long", strings.Repeat("z", maxHead+40<<10)) })
+		}
 	}
 	length, write := writeBody(s, clean, odd)
 	if length != "" {

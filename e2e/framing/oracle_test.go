@@ -68,6 +68,7 @@ type noted interface{ notes() *notes }
 // notes are the requests that a server read from one connection.
 type notes struct {
 	mu       sync.Mutex
+	begun    int       // handlers; guarded by mu
 	requests []message // guarded by mu
 	once     sync.Once
 	ended    chan struct{}
@@ -83,7 +84,11 @@ func (n *notes) all() []message {
 
 // note reads a request to its end and writes down what it is.
 func note(w http.ResponseWriter, r *http.Request) {
-	m := message{method: r.Method, target: r.RequestURI}
+	n := r.Context().Value(noteKey{}).(noted).notes()
+	n.mu.Lock()
+	n.begun++
+	n.mu.Unlock()
+	m := message{method: r.Method, target: r.RequestURI, length: int(r.ContentLength)}
 	m.fields = append(m.fields, field{"Host", r.Host})
 	for _, name := range []string{markField, "Connection"} {
 		for _, v := range r.Header[name] {
@@ -100,7 +105,6 @@ func note(w http.ResponseWriter, r *http.Request) {
 			m.trailer = append(m.trailer, field{name, v})
 		}
 	}
-	n := r.Context().Value(noteKey{}).(noted).notes()
 	n.mu.Lock()
 	n.requests = append(n.requests, m)
 	n.mu.Unlock()

@@ -321,6 +321,9 @@ func trailerDiffers(got, oracle message) error {
 	if got.body == "" && len(got.trailer) == 0 || !lists(oracle.values("Trailer"), name) {
 		return nil // net/http's client sends no trailer where there turns out to be no body
 	}
+	if len(got.trailer) == 0 && got.values("Content-Length") != nil {
+		return nil // HTTP/1.1 has trailers with chunks only
+	}
 	if !slices.Equal(valuesOf(got.trailer, name), valuesOf(oracle.trailer, name)) {
 		return fmt.Errorf("trailer %q, not %q", got.trailer, oracle.trailer)
 	}
