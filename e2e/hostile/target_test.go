@@ -6,9 +6,11 @@ import (
 	"crypto/tls"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -26,7 +28,7 @@ const (
 
 	targetPolicy = `
 endpoint "https" "target" {
-  hosts   = ["target.example.com", "target1.example.com", "raw.example.com", "mute.example.com"]
+  hosts   = ["target.example.com", "target1.example.com", "raw.example.com", "raw2.example.com", "mute.example.com"]
   ca_file = "lab-ca.pem"
 }
 endpoint "https" "shared" {
@@ -114,15 +116,26 @@ func serveTargets(ctx context.Context) error {
 	if err := both("shared.example.com", 21, upstream); err != nil {
 		return err
 	}
-	server := &http.Server{Handler: &theTarget, Protocols: new(http.Protocols)}
-	server.Protocols.SetHTTP1(true)
-	if err := serveTLS(ctx, "target1.example.com", "192.0.2.32", func(ln net.Listener) { _ = server.Serve(ln) }); err != nil {
-		return err
+	serve := func(h http.Handler, h1 bool) func(net.Listener) {
+		server := &http.Server{Handler: h, Protocols: new(http.Protocols), ErrorLog: log.New(io.Discard, "", 0)}
+		server.Protocols.SetHTTP1(h1)
+		server.Protocols.SetHTTP2(!h1)
+		return func(ln net.Listener) { _ = server.Serve(ln) }
 	}
-	if err := serveTLS(ctx, "raw.example.com", "192.0.2.33", theReferee.serve); err != nil {
-		return err
+	for _, t := range []struct {
+		name, addr, alpn string
+		serve            func(net.Listener)
+	}{
+		{"target1.example.com", "192.0.2.32", "http/1.1", serve(&theTarget, true)},
+		{"raw.example.com", "192.0.2.33", "http/1.1", theReferee.serve},
+		{"mute.example.com", "192.0.2.34", "http/1.1", theMute.serve},
+		{"raw2.example.com", "192.0.2.35", "h2", serve(upstream, false)},
+	} {
+		if err := serveTLS(ctx, t.name, t.addr, t.alpn, t.serve); err != nil {
+			return err
+		}
 	}
-	return serveTLS(ctx, "mute.example.com", "192.0.2.34", theMute.serve)
+	return nil
 }
 
 // theMute is mute.example.com, which accepts connections and says nothing.
@@ -149,8 +162,8 @@ func (s *mute) serve(ln net.Listener) {
 	}
 }
 
-// serveTLS serves name at an address of its own, over HTTP/1.1 alone.
-func serveTLS(ctx context.Context, name, addr string, serve func(net.Listener)) error {
+// serveTLS serves name at an address of its own, over one protocol alone.
+func serveTLS(ctx context.Context, name, addr, alpn string, serve func(net.Listener)) error {
 	if err := theLab.World.Script(ctx, "ip address add "+addr+"/32 dev lo"); err != nil {
 		return err
 	}
@@ -162,7 +175,16 @@ func serveTLS(ctx context.Context, name, addr string, serve func(net.Listener)) 
 	if err != nil {
 		return err
 	}
-	go serve(tls.NewListener(ln, &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{"http/1.1"}}))
+	config := &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{alpn}}
+	other := config.Clone() // with h2 alone crypto/tls would take HTTP/1.1 for the absence of ALPN
+	other.NextProtos = []string{"none"}
+	config.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+		if slices.Contains(hello.SupportedProtos, alpn) {
+			return nil, nil
+		}
+		return other, nil
+	}
+	go serve(tls.NewListener(ln, config))
 	theLab.Names.Set(name, netip.MustParseAddr(addr))
 	return nil
 }
