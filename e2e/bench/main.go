@@ -47,7 +47,7 @@ var roles = map[string]func(context.Context, []string) error{
 func bench(ctx context.Context) (err error) {
 	bin := flag.String("bin", "bin/clawpatrol", "the built clawpatrol")
 	samples := flag.Int("samples", 5, "samples of each contender in a row")
-	length := flag.Duration("length", time.Second, "length of a sample")
+	length := flag.Duration("length", 800*time.Millisecond, "length of a sample")
 	only := flag.String("only", "", "run only the rows whose name this regular expression finds")
 	client := flag.String("client", "lean", "load generator of the HTTPS rows: lean, net/http or h2load")
 	flag.Parse()
@@ -80,6 +80,6 @@ func bench(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	fmt.Printf("\n%d of %d samples were taken again because other processes used the machine; %d of them are noisy still.\n", m.again, m.taken, m.kept)
+	fmt.Printf("\n%d of %d samples were noisy, because other processes used the machine, and %d were noisy still when they were taken again.\n", m.again, m.taken, m.kept)
 	return nil
 }
