@@ -6,7 +6,7 @@ func browserTools() []tool {
 	const seen = `<p id="out">fetch: authenticated, websocket: hello`
 	return []tool{
 		{
-			name: "Chromium", host: apiHost,
+			name: "Chromium", host: apiHost, ca: byDatabase,
 			does: "a page with a fetch and a WebSocket, headless",
 			line: `
 mkdir -p ~/.pki/nssdb
@@ -16,7 +16,7 @@ certutil -d sql:$HOME/.pki/nssdb -A -t C,, -n clawpatrol -i /var/lib/clawpatrol-
 			note: "trusts what is in [a database of the user's](agent-host.md#browsers): one line, once",
 		},
 		{
-			name: "Chromium by policy", host: apiHost, root: true,
+			name: "Chromium by policy", host: apiHost, ca: byPolicy, root: true,
 			does: "the same page",
 			line: `
 mkdir -p /etc/chromium/policies/managed

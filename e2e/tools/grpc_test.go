@@ -46,13 +46,13 @@ func grpcTools() []tool {
 	// Payload, whose field 2 is the body.
 	return []tool{
 		{
-			name: "grpcurl", host: grpcHost,
+			name: "grpcurl", host: grpcHost, ca: byEnv,
 			does: "a unary call, its types by server reflection",
 			line: `grpcurl -H "authorization: Bearer $GRPC_TOKEN" -d '{"payload":{"body":"aGVsbG8="}}' grpc.example.com:443 grpc.testing.TestService/UnaryCall | tr -d ' \n'`,
 			want: `{"payload":{"body":"aGVsbG8="}}`,
 		},
 		{
-			name: "gRPC for Python", host: grpcHost,
+			name: "gRPC for Python", host: grpcHost, ca: byEnv,
 			does: "a unary and a bidirectional call with call credentials",
 			line: script(python, `
 import os, grpc
@@ -64,7 +64,7 @@ with grpc.secure_channel("grpc.example.com:443", credentials) as channel:
 			want: "hello\nhello hello",
 		},
 		{
-			name: "gRPC for Node", host: grpcHost,
+			name: "gRPC for Node", host: grpcHost, ca: byEnv,
 			does: "a unary call with call credentials",
 			line: script("node --input-type=module", `
 import grpc from "@grpc/grpc-js";

@@ -64,7 +64,7 @@ func modelTools() []tool {
 	said := fmt.Sprintf("%d parts: %s", len(answer), strings.Join(answer, ""))
 	return []tool{
 		{
-			name: "OpenAI SDK", host: openAIHost,
+			name: "OpenAI SDK", host: openAIHost, ca: byEnv,
 			does: "a streamed chat completion from `api.openai.com`, with `OPENAI_API_KEY` from `env`",
 			line: script(node, `
 import OpenAI from "openai";
@@ -76,7 +76,7 @@ console.log(parts.length, "parts:", parts.join(""));`),
 			note: "for Node; Python's is httpx",
 		},
 		{
-			name: "Anthropic SDK", host: anthropicHost,
+			name: "Anthropic SDK", host: anthropicHost, ca: byEnv,
 			does: "a streamed message from `api.anthropic.com`, with `ANTHROPIC_API_KEY` from `env`",
 			line: script(node, `
 import Anthropic from "@anthropic-ai/sdk";

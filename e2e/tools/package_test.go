@@ -175,7 +175,7 @@ func tarGzip(t *testing.T, entries [][2]string) []byte {
 func packageTools() []tool {
 	return []tool{
 		{
-			name: "pip", host: pypiHost,
+			name: "pip", host: pypiHost, ca: byEnv,
 			does: "install from a private index into a virtual environment; the placeholder as the password in the URL",
 			line: python + ` -m venv venv
 venv/bin/pip -q --disable-pip-version-check install --index-url "https://ci:$PYPI_PASSWORD@pypi.example.com/simple/" corp-hello
@@ -183,7 +183,7 @@ venv/bin/python -c 'import corp_hello; print(corp_hello.hello())'`,
 			want: "hello from the index",
 		},
 		{
-			name: "npm", host: npmHost,
+			name: "npm", host: npmHost, ca: byEnv,
 			does: "install of a scoped package and publish, with `_authToken=${NPM_TOKEN}` in `.npmrc`",
 			line: `
 mkdir -p app published; cd app
@@ -196,7 +196,7 @@ npm publish --silent >&2; npm whoami --registry https://npm.example.com/`,
 			want: "hello from the registry\nagent",
 		},
 		{
-			name: "apt", host: debHost, root: true,
+			name: "apt", host: debHost, ca: byStore, root: true,
 			does: "update and install from a repository over HTTPS, the placeholder in `auth.conf.d`",
 			line: `
 rm -f /etc/apt/sources.list /etc/apt/sources.list.d/*
@@ -208,7 +208,7 @@ cat /usr/local/share/corp-hello`,
 			want: "hello from the repository",
 		},
 		{
-			name: "go mod download", host: modulesHost,
+			name: "go mod download", host: modulesHost, ca: byEnv,
 			does: "a module from a `GOPROXY`, the placeholder in `.netrc`",
 			line: `
 echo "machine modules.example.com login ci password $MODULES_PASSWORD" >~/.netrc
@@ -220,7 +220,7 @@ go mod download -json | grep -o 'hello@v1.0.0"'`,
 			want: `hello@v1.0.0"`,
 		},
 		{
-			name: "skopeo", host: registryHost,
+			name: "skopeo", host: registryHost, ca: byEnv,
 			does: "an image copied from a private registry, the placeholder as the password",
 			line: `
 skopeo copy --quiet --src-creds "ci:$REGISTRY_PASSWORD" docker://registry.example.com/app:1 dir:image

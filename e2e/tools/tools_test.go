@@ -39,8 +39,18 @@ type tool struct {
 	line string // for sh -e, in the agent user's home
 	want string // all that line prints on stdout, but for blanks around it
 	host string // whose service must have got the real secret
+	ca   string // how it comes to trust the gateway's CA, for the table
 	root bool   // run by root
 }
+
+// Ways to trust the gateway's CA.
+const (
+	byEnv      = "`env`" // and needs nothing else: it is tried without the system's store too
+	byStore    = "the system's store"
+	byDatabase = "the user's database"
+	byPolicy   = "a policy"
+	byNothing  = "verifies nothing"
+)
 
 func tools() []tool {
 	return slices.Concat(webTools(), pythonTools(), nodeTools(), modelTools(), grpcTools(), forgeTools(), packageTools(), browserTools())
@@ -51,9 +61,20 @@ func TestTools(t *testing.T) {
 	results := make(map[string]string)
 	w := newWorld(t)
 	for _, tool := range table {
-		ok := t.Run(strings.ReplaceAll(tool.name, " ", "_"), func(t *testing.T) { w.try(t, tool) })
+		ok := t.Run(subtest(tool.name), func(t *testing.T) { w.try(t, tool, w.home) })
 		results[tool.name] = map[bool]string{true: "pass", false: "FAIL"}[ok]
 	}
+	t.Run("without_the_system's_store", func(t *testing.T) {
+		home := w.forgetCA(t)
+		for _, tool := range table {
+			if tool.ca != byEnv {
+				continue
+			}
+			if !t.Run(subtest(tool.name), func(t *testing.T) { w.try(t, tool, home) }) {
+				results[tool.name] = "FAIL"
+			}
+		}
+	})
 	t.Run("no_secret_is_left_anywhere", w.search)
 
 	text := document(table, results)
@@ -75,16 +96,18 @@ func TestTools(t *testing.T) {
 	}
 }
 
-// try runs one tool.
-func (w *world) try(t *testing.T, tool tool) {
+func subtest(name string) string { return strings.ReplaceAll(name, " ", "_") }
+
+// try runs one tool, with this home directory unless it is root's.
+func (w *world) try(t *testing.T, tool tool, home string) {
 	ctx, cancel := context.WithTimeout(t.Context(), toolTimeout)
 	defer cancel()
 	before := w.services[tool.host].authenticated.Load()
 	run := w.asAgent
 	if tool.root {
-		run = w.asRoot
+		run, home = w.asRoot, "/root"
 	}
-	out, stderr, err := run(ctx, tool.line)
+	out, stderr, err := run(ctx, home, tool.line)
 	if err != nil || strings.TrimSpace(out) != tool.want {
 		t.Errorf("%v\n got %q\nwant %q\nstderr: %s", err, out, tool.want, stderr)
 	}
@@ -116,9 +139,9 @@ func written(page, text string) (string, error) {
 // document is the table.
 func document(table []tool, results map[string]string) string {
 	var b strings.Builder
-	b.WriteString("| tool | what it did | result | to know |\n| --- | --- | --- | --- |\n")
+	b.WriteString("| tool | what it did | trusts the CA by | result | to know |\n| --- | --- | --- | --- | --- |\n")
 	for _, tool := range table {
-		fmt.Fprintf(&b, "| %s | %s | %s | %s |\n", tool.name, tool.does, results[tool.name], tool.note)
+		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s |\n", tool.name, tool.does, tool.ca, results[tool.name], tool.note)
 	}
 	return b.String()
 }

@@ -49,19 +49,21 @@ type world struct {
 	agent    *lab.Joined
 	services map[string]*service // by host
 	refused  atomic.Int64        // requests without the secret
+	prepared prepared
+	home     string // of agentUser
 }
 
-// agentUser runs the tools. /home is not the host's own in the lab.
+// agentUser runs the tools. /home is not the host's own in the lab, and so the
+// user's is below homes.
 const (
 	agentUser = "agent"
-	agentHome = "/var/home/agent"
+	homes     = "/var/home"
 )
 
 func newWorld(t *testing.T) *world {
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
-	prepared := prepare(ctx, t)
-	w := &world{services: make(map[string]*service)}
+	w := &world{services: make(map[string]*service), prepared: prepare(ctx, t)}
 	var err error
 	w.lab, err = lab.New(ctx, lab.Config{Bin: lab.Binary()})
 	must(t, err)
@@ -103,12 +105,32 @@ func newWorld(t *testing.T) *world {
 	w.agent, err = w.lab.Join(ctx, w.lab.Agents[0], w.gateway, "ci")
 	must(t, err)
 	must(t, w.agent.Script(ctx, fmt.Sprintf(`
-		mkdir -p /var/home
-		useradd --create-home --home-dir %[1]s --shell /bin/sh %[2]s
-		ln -s %[3]s/node_modules %[1]s/node_modules
-		ln -sf %[4]s/fetch %[4]s/grpcurl %[5]s/bin/go /usr/local/bin/`,
-		agentHome, agentUser, lab.Quote(prepared.node), lab.Quote(prepared.tools), lab.Quote(prepared.goRoot))))
+		useradd --no-create-home --shell /bin/sh %s
+		ln -sf %[2]s/fetch %[2]s/grpcurl %[3]s/bin/go /usr/local/bin/`, agentUser, lab.Quote(w.prepared.tools), lab.Quote(w.prepared.goRoot))))
+	w.home = w.newHome(ctx, t, "agent")
 	return w
+}
+
+// newHome makes a home directory for agentUser, with nothing in it but the
+// packages for Node.
+func (w *world) newHome(ctx context.Context, t *testing.T, name string) string {
+	t.Helper()
+	home := homes + "/" + name
+	must(t, w.agent.Script(ctx, fmt.Sprintf(`
+		mkdir -p %[1]s
+		ln -s %[2]s/node_modules %[1]s/
+		chown %[3]s %[1]s`, home, lab.Quote(w.prepared.node), agentUser)))
+	return home
+}
+
+// forgetCA takes the gateway's CA out of the agent host's store, as on a
+// distribution whose store join does not know, and returns an empty home.
+func (w *world) forgetCA(t *testing.T) (home string) {
+	must(t, w.agent.Script(t.Context(), `
+		rm /usr/local/share/ca-certificates/clawpatrol.crt
+		update-ca-certificates --fresh --hooksdir /nonexistent >/dev/null 2>&1
+		! env -i curl -sS https://api.example.com/ 2>/dev/null`))
+	return w.newHome(t.Context(), t, "alone")
 }
 
 // authenticated serves those who present the secret.
@@ -126,13 +148,13 @@ func (w *world) authenticated(s *service) http.Handler {
 }
 
 // asAgent runs lines as the agent's user would after logging in.
-func (w *world) asAgent(ctx context.Context, line string) (stdout, stderr string, err error) {
-	return w.run(ctx, agentHome, line, "setpriv", "--reuid="+agentUser, "--regid="+agentUser, "--init-groups")
+func (w *world) asAgent(ctx context.Context, home, line string) (stdout, stderr string, err error) {
+	return w.run(ctx, home, line, "setpriv", "--reuid="+agentUser, "--regid="+agentUser, "--init-groups")
 }
 
 // asRoot is asAgent for what only root may do.
-func (w *world) asRoot(ctx context.Context, line string) (stdout, stderr string, err error) {
-	return w.run(ctx, "/root", line)
+func (w *world) asRoot(ctx context.Context, home, line string) (stdout, stderr string, err error) {
+	return w.run(ctx, home, line)
 }
 
 func (w *world) run(ctx context.Context, home, line string, as ...string) (string, string, error) {
@@ -160,7 +182,7 @@ func (w *world) search(t *testing.T) {
 		host *lab.Host
 		dirs string
 	}{
-		{w.agent.Host, agentHome + " /etc/apt /var/lib/apt /var/lib/clawpatrol-agent /var/log /run"},
+		{w.agent.Host, homes + " /etc/apt /var/lib/apt /var/lib/clawpatrol-agent /var/log /run"},
 		{w.lab.Gateway, "/etc/clawpatrol /var/lib/clawpatrol"},
 	} {
 		if out, err := place.host.Run(t.Context(), "sh", "-c", anySecret+" "+place.dirs); err != nil {
