@@ -97,7 +97,8 @@ func (h *holder) keepConnected(ctx context.Context) {
 			continue
 		}
 		silent := quiet.observe(time.Now(), s)
-		if time.Since(s.lastHandshake) < staleAfter && !(silent && h.moved(ctx, s.endpoint)) {
+		// By the host's clock: it goes on while the machine sleeps.
+		if h.a.cfg.Now().Sub(s.lastHandshake) < staleAfter && !(silent && h.moved(ctx, s.endpoint)) {
 			continue
 		}
 		if h.connect(ctx, s.lastHandshake, false) == nil {

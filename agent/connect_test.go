@@ -112,3 +112,27 @@ func TestTunnel_FollowsTheGatewaysName(t *testing.T) {
 	t.Logf("traffic is back in %v", time.Since(began).Round(100*time.Millisecond))
 	out.waitFor(t, "tunnel up again")
 }
+
+// A machine that wakes from a long sleep has a session that the gateway has
+// forgotten, and does not wait for WireGuard to find out.
+func TestTunnel_LongSleep(t *testing.T) {
+	w := newWorld(t)
+	g := newTestGateway(t, &w.ns, gatewayIPv4)
+	g.setApprove(true)
+	var slept atomic.Int64
+	a, out := newAgent(t, g, newRoot(t))
+	a.cfg.Now = func() time.Time { return time.Now().Add(time.Duration(slept.Load())) }
+	start(t, a, out, func(ctx context.Context) error { return a.Join(ctx, request(g)) })
+	out.waitFor(t, "ready")
+	for _, f := range []func() error{g.dev.Down, g.dev.Up} { // it forgets its sessions
+		if err := f(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	slept.Store(int64(time.Hour))
+	out.waitFor(t, "tunnel up again")
+	slept.Store(0)
+	if got := ask(port(site4, 80)); got != "tunnel" {
+		t.Errorf("%s answers %q", site4, got)
+	}
+}

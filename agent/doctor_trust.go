@@ -12,7 +12,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"time"
 )
 
@@ -174,15 +173,14 @@ func (d *doctor) tools(ctx context.Context, served *probeTarget) {
 	}
 	defer os.RemoveAll(dir)
 	p := probe{a: d.a, host: served.host, relay: r, dir: dir, vars: vars}
-	checks := make([]*Check, len(probes))
-	var all sync.WaitGroup
+	checks := make([]chan *Check, len(probes))
 	for i, t := range probes {
-		all.Go(func() { checks[i] = p.check(ctx, t) })
+		checks[i] = make(chan *Check, 1)
+		go func() { checks[i] <- p.check(ctx, t) }()
 	}
-	all.Wait()
 	none := true
 	for _, c := range checks {
-		if c != nil {
+		if c := <-c; c != nil { // in order, and all of them
 			d.report(*c)
 			none = false
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"os"
 	"os/exec"
 	"slices"
 	"strings"
@@ -234,5 +235,49 @@ func TestAgentCLI_RouteOverVirtualAddresses(t *testing.T) {
 	}
 	if err := j.Script(ctx, "ip route del 10.55.24.0/24"); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// Whoever reads what join prints may go, as in `join | head`: the tunnel stays.
+// The terminal's end is a Ctrl-C: a host that nobody holds a tunnel for would be
+// left without any network.
+func TestAgentCLI_OutlivesItsReaderButNotItsTerminal(t *testing.T) {
+	ctx := t.Context()
+	j := joinSecond(t)
+	if err := j.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	down := state(t, j.Host)
+	cmd := j.Command(context.WithoutCancel(ctx), theLab.Bin, "up")
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd.Stdout = w
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	w.Close()
+	if err := r.Close(); err != nil { // every line meets a closed pipe
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	if err := lab.Eventually(ctx, 30*time.Second, func() error { return works(ctx, j) }); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Process.Signal(syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case err := <-ended:
+		if err != nil {
+			t.Errorf("up ended with %v", err)
+		}
+	case <-time.After(20 * time.Second):
+		t.Fatal("up does not end with its terminal")
+	}
+	if after := state(t, j.Host); after != down {
+		t.Errorf("before up:\n%s\nafter its end:\n%s", down, after)
 	}
 }

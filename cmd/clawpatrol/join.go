@@ -27,8 +27,10 @@ What it changes on this host, leave undoes.`,
   eval "$(clawpatrol env)"`,
 		Args: arguments(1, 1),
 		RunE: func(c *cobra.Command, args []string) error {
+			ctx, stop := holding(c.Context())
+			defer stop()
 			req.URL = args[0]
-			return agent.New(agent.Config{StateDir: state, Out: c.OutOrStdout(), JSON: asJSON}).Join(c.Context(), req)
+			return agent.New(agent.Config{StateDir: state, Out: c.OutOrStdout(), JSON: asJSON}).Join(ctx, req)
 		},
 	}
 	f := c.Flags()

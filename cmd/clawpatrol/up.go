@@ -20,7 +20,9 @@ a killed process left behind is repaired. It needs root.`,
 		Example: `  sudo clawpatrol up`,
 		Args:    arguments(0, 0),
 		RunE: func(c *cobra.Command, _ []string) error {
-			return agent.New(agent.Config{StateDir: state, Out: c.OutOrStdout(), JSON: asJSON}).Up(c.Context())
+			ctx, stop := holding(c.Context())
+			defer stop()
+			return agent.New(agent.Config{StateDir: state, Out: c.OutOrStdout(), JSON: asJSON}).Up(ctx)
 		},
 	}
 	jsonFlag(c, &asJSON)
