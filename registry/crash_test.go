@@ -206,7 +206,7 @@ func outliveForever(dir string) error {
 	}
 	for n := 0; ; n++ {
 		var last int64
-		for i := range 300 {
+		for i := range 800 {
 			row := actionRow("r_x")
 			row.Time = time.Now().AddDate(-1, 0, 0)
 			if last, err = db.Append(ctx, row); err != nil {
@@ -220,7 +220,7 @@ func outliveForever(dir string) error {
 			return err
 		}
 		fmt.Printf("row %d\n", last)
-		if n == 20 {
+		if n == 7 { // the first look for what to remove is at 4096 rows
 			fmt.Println("round")
 		}
 	}
@@ -230,7 +230,7 @@ func outliveForever(dir string) error {
 // the rest without a gap.
 func TestI17_KilledWhileRowsAreRemoved(t *testing.T) {
 	dir := stateDir(t)
-	for round := range 5 {
+	for round := range 4 {
 		lines := killed(t, removalDir, dir, time.Duration(mathrand.IntN(60))*time.Millisecond)
 		var acknowledged int64
 		for _, line := range lines {
