@@ -63,7 +63,7 @@ func writeAnswer(s *source, b *strings.Builder, k int, sc *script) {
 	b.WriteString(odd("", "\r\n", "\n", " ", "\x00", "HTTP/1.1 100 Continue\r\n\r\n", "garbage "))
 	for range s.below(3) {
 		if s.oneIn(3) {
-			fmt.Fprintf(b, "HTTP/1.1 %s\r\nLink: </%s>; rel=preload\r\n%s\r\n", odd(pick(s, "103 Early Hints", "102 Processing", "103 Early Hints", "199 Odd", "100 Continue"), "101 Switching Protocols", "1000 X", "099 X"), mark,
+			fmt.Fprintf(b, "HTTP/1.1 %s\r\nLink: </%s?t=%s>; rel=preload\r\n%s\r\n", odd(pick(s, "103 Early Hints", "102 Processing", "103 Early Hints", "199 Odd", "100 Continue"), "101 Switching Protocols", "1000 X", "099 X"), mark, pick(s, "", token),
 				odd("", "Content-Length: 5\r\n", "Transfer-Encoding: chunked\r\n", "Connection: close\r\n", "Connection: Upgrade\r\nUpgrade: websocket\r\n"))
 		}
 	}

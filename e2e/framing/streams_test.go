@@ -13,7 +13,7 @@ import (
 type program struct {
 	raw     []byte
 	ended   map[uint32]bool   // streams that were sent to their end
-	marks   map[uint32]string // of each stream; "" where it has none or several
+	marks   map[uint32]string // of each stream
 	damaged bool              // raw is not what it was made as
 	clean   bool              // nothing about it is odd
 	unended bool              // some stream is not sent to its end
@@ -129,12 +129,13 @@ func streamParts(s *source, p *program, id uint32, i int) []part {
 	default:
 		pseudo = append(pseudo, hpack.HeaderField{Name: pick(s, ":foo", ":protocol", ":status", ":", ":Method", ": path"), Value: pick(s, "x", "websocket", "200", "")})
 	}
-	mark := fmt.Sprintf("mark %d", i)
 	if _, again := p.marks[id]; again {
 		p.damaged = true
 	}
-	p.marks[id] = mark
-	fields := []hpack.HeaderField{{Name: odd("x-mark", "X-Mark", "x-mark ", " x-mark", "x mark", "x-mark:", "x-mark\r\nx", "x_mark"), Value: odd(mark, mark+" ", " "+mark, mark+"\r\nTransfer-Encoding: chunked", mark+"\n", mark+"\x00", mark+"\t", mark+"\x7f", mark+"\xff")}}
+	mark := fmt.Sprintf("mark %d", i)
+	mark = odd(mark, mark+" ", " "+mark, mark+"\r\nTransfer-Encoding: chunked", mark+"\n", mark+"\x00", mark+"\t", mark+"\x7f", mark+"\xff")
+	p.marks[id] = strings.Trim(mark, " \t")
+	fields := []hpack.HeaderField{{Name: odd("x-mark", "X-Mark", "x-mark ", " x-mark", "x mark", "x-mark:", "x-mark\r\nx", "x_mark"), Value: mark}}
 	if s.oneIn(3) {
 		fields = append(fields, hpack.HeaderField{Name: pick(s, "authorization", "proxy-authorization", "x-api-key", "authorization_"), Value: "Bearer " + own})
 	}
