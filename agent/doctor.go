@@ -49,11 +49,11 @@ type doctor struct {
 // Doctor examines an enrolled host and calls report for each check, in order and
 // as soon as it is done. hosts are endpoint hosts of this registration, to be
 // tried as well. Any user of the host may call it; what only root may know is
-// left out for others.
+// left out for others. A host that is no name is ErrUsage.
 func (a *Agent) Doctor(ctx context.Context, hosts []string, report func(Check)) error {
 	for _, h := range hosts {
 		if _, err := netip.ParseAddr(h); err == nil || !plainHost(h) {
-			return fmt.Errorf("reading the arguments: %q is not the name of a host", h)
+			return usage(withHint(fmt.Errorf("reading the arguments: %q is not the name of a host", h), "name an endpoint host of this registration, like api.github.com"))
 		}
 	}
 	d := &doctor{a: a, hosts: hosts, root: os.Geteuid() == 0, report: report}

@@ -116,7 +116,7 @@ func checkWay(path string) error {
 		if err := unix.Lstat(next, &st); errors.Is(err, fs.ErrNotExist) {
 			return nil
 		} else if err != nil {
-			return &fs.PathError{Op: "lstat", Path: next, Err: err}
+			return fmt.Errorf("checking %s: %w", path, &fs.PathError{Op: "lstat", Path: next, Err: err})
 		}
 		// Whoever owns the root directory owns the host.
 		if uid := int(st.Uid); uid != 0 && uid != os.Geteuid() && st.Uid != root.Uid {

@@ -28,6 +28,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
 	"golang.zx2c4.com/wireguard/conn"
 	"golang.zx2c4.com/wireguard/device"
 	"golang.zx2c4.com/wireguard/tun/netstack"
@@ -484,6 +485,11 @@ func newWorld(t *testing.T) *world {
 		}
 		must(here.RouteAdd(&netlink.Route{Dst: ipNet(dst), Gw: net.ParseIP(gw)}))
 	}
+	// The kernel makes an IPv6 address the host's own some time after it was added.
+	eventually(t, "local IPv6 route", func() bool {
+		routes, err := netlink.RouteGet(net.ParseIP(hostIPv6))
+		return err == nil && len(routes) > 0 && routes[0].Type == unix.RTN_LOCAL
+	})
 	return w
 }
 

@@ -12,6 +12,22 @@ type hinted struct {
 func (h *hinted) Hint() string  { return h.hint }
 func (h *hinted) Unwrap() error { return h.error }
 
+// ErrUsage is in the chain of an error about what a command was asked for, before
+// anything was done.
+var ErrUsage = errors.New("wrong usage")
+
+// usage puts ErrUsage into the chain of err, whose words stay. nil stays nil.
+func usage(err error) error {
+	if err == nil {
+		return nil
+	}
+	return &usageError{err}
+}
+
+type usageError struct{ error }
+
+func (e *usageError) Unwrap() []error { return []error{e.error, ErrUsage} }
+
 // hintOf returns the advice an error carries, or "".
 func hintOf(err error) string {
 	var h interface{ Hint() string }

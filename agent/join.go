@@ -29,23 +29,24 @@ const otherFamilyTimeout = 5 * time.Second
 // Join enrols this host, brings the tunnel up, waits for the approval, installs
 // the CA and holds the tunnel until ctx ends or another process asks for `down`;
 // then it undoes the tunnel and returns nil. On a host that is enrolled already
-// it resumes. When it fails before that, nothing of it stays but the enrolment.
+// it resumes. When it fails before that, nothing of it stays but the enrolment. A
+// request that cannot be right is ErrUsage.
 func (a *Agent) Join(ctx context.Context, req JoinRequest) (err error) {
 	u, err := parseGatewayURL(req.URL)
 	if err != nil {
-		return err
+		return usage(err)
 	}
 	var pin *fingerprint
 	if req.CAFingerprint != "" {
 		f, err := parseFingerprint(req.CAFingerprint)
 		if err != nil {
-			return err
+			return usage(err)
 		}
 		pin = &f
 	}
 	name, err := registrationName(req.Name)
 	if err != nil {
-		return err
+		return usage(err)
 	}
 	if err := preflight(); err != nil {
 		return fmt.Errorf("joining: %w", err)

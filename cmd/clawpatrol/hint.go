@@ -42,6 +42,8 @@ var systemReasons = []struct {
 	{syscall.ENOSPC, "make room on that file system (df shows which is full), then run it again"},
 	{syscall.EDQUOT, "make room within the disk quota, then run it again"},
 	{syscall.EROFS, "that file system is read-only: mount it writable, or use another directory"},
+	{syscall.ENOENT, "check the path"},
+	{syscall.ENOTDIR, "check the path: a part of it is no directory"},
 	{syscall.EACCES, "run it as a user who may, for example with sudo"},
 	{syscall.EPERM, "run it as a user who may, for example with sudo"},
 	{syscall.EMFILE, "raise the limit of open files (ulimit -n)"},

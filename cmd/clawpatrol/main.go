@@ -3,6 +3,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -10,6 +11,8 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"github.com/clawpatrol/clawpatrol/agent"
 )
 
 // version is set by the linker.
@@ -63,7 +66,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 			fmt.Fprintf(stderr, "hint: %s\n", advice)
 		}
 	}
-	if !ran {
+	if !ran || errors.Is(err, agent.ErrUsage) {
 		return 2
 	}
 	return 1

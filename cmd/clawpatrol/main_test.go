@@ -19,7 +19,8 @@ func execute(t *testing.T, args ...string) (code int, stdout, stderr string) {
 func TestCommand_WrongUsageIsStatusTwo(t *testing.T) {
 	for _, args := range [][]string{
 		{"no-such-command"}, {"version", "surplus"}, {"version", "--no-such-flag"}, {"gateway", "a", "b"},
-		{"gateway", "--set-dashboard-password", "-", "--reset-dashboard-password"}, {"join"},
+		{"gateway", "--set-dashboard-password", "-", "--reset-dashboard-password"}, {"join"}, {"join", "http://gw.example.com"}, {"join", "https://gw.example.com", "--ca-fingerprint", "sha256:zz"},
+		{"join", "https://gw.example.com", "--name", " "}, {"doctor", "1.2.3.4"},
 	} {
 		code, _, stderr := execute(t, args...)
 		if code != 2 || !strings.HasPrefix(stderr, "clawpatrol: ") {
