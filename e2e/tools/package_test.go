@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 )
@@ -77,23 +78,37 @@ func npmRegistry(t *testing.T) http.Handler {
 	})
 }
 
-// debianRepository has one package, which installs outside of /usr: that is not
-// the lab's own.
+// debianRepository has one package in a suite, and one where the repository is
+// flat, whose files apt asks for below "/./".
 func debianRepository(t *testing.T) http.Handler {
+	tree := files{}
+	for name, at := range map[string]struct{ index, release, deb string }{
+		"corp-hello": {"/dists/stable/main/binary-all/Packages", "/dists/stable/Release", "/pool/corp-hello.deb"},
+		"corp-flat":  {"/./Packages", "/./Release", "/./corp-flat.deb"},
+	} {
+		control, deb := debianPackage(t, name)
+		index := fmt.Appendf(nil, "%sFilename: %s\nSize: %d\nSHA256: %x\n", control, strings.TrimPrefix(at.deb, "/"), len(deb), sha256.Sum256(deb))
+		release := fmt.Appendf(nil, "Origin: corp\nSuite: stable\nArchitectures: all\nComponents: main\nDate: %s\nSHA256:\n %x %d %s\n",
+			time.Now().UTC().Format(time.RFC1123), sha256.Sum256(index), len(index), strings.TrimPrefix(at.index, strings.TrimSuffix(at.release, "Release")))
+		tree[at.index], tree[at.release], tree[at.deb] = index, release, deb
+	}
+	return tree
+}
+
+// debianPackage makes a package that installs one file of its name, outside of
+// /usr: that is not the lab's own.
+func debianPackage(t *testing.T, name string) (control string, deb []byte) {
 	dir := t.TempDir()
 	must(t, os.MkdirAll(filepath.Join(dir, "DEBIAN"), 0o755))
 	must(t, os.MkdirAll(filepath.Join(dir, "usr/local/share"), 0o755))
-	const control = "Package: corp-hello\nVersion: 1.0\nArchitecture: all\nMaintainer: nobody <nobody@example.com>\nDescription: says hello\n"
+	control = "Package: " + name + "\nVersion: 1.0\nArchitecture: all\nMaintainer: nobody <nobody@example.com>\nDescription: says hello\n"
 	must(t, os.WriteFile(filepath.Join(dir, "DEBIAN/control"), []byte(control), 0o644))
-	must(t, os.WriteFile(filepath.Join(dir, "usr/local/share/corp-hello"), []byte("hello from the repository\n"), 0o644))
-	deb := filepath.Join(t.TempDir(), "corp-hello.deb")
-	output(t, exec.CommandContext(t.Context(), "dpkg-deb", "--root-owner-group", "--build", dir, deb))
-	content, err := os.ReadFile(deb)
+	must(t, os.WriteFile(filepath.Join(dir, "usr/local/share", name), []byte("hello from "+name+"\n"), 0o644))
+	file := filepath.Join(t.TempDir(), name+".deb")
+	output(t, exec.CommandContext(t.Context(), "dpkg-deb", "--root-owner-group", "--build", dir, file))
+	deb, err := os.ReadFile(file)
 	must(t, err)
-	index := fmt.Appendf(nil, "%sFilename: pool/corp-hello.deb\nSize: %d\nSHA256: %x\n", control, len(content), sha256.Sum256(content))
-	release := fmt.Appendf(nil, "Origin: corp\nSuite: stable\nArchitectures: all\nComponents: main\nDate: %s\nSHA256:\n %x %d main/binary-all/Packages\n",
-		time.Now().UTC().Format(time.RFC1123), sha256.Sum256(index), len(index))
-	return files{"/pool/corp-hello.deb": content, "/dists/stable/main/binary-all/Packages": index, "/dists/stable/Release": release}
+	return control, deb
 }
 
 // moduleProxy is a GOPROXY with one module.
@@ -197,15 +212,15 @@ npm publish --silent >&2; npm whoami --registry https://npm.example.com/`,
 		},
 		{
 			name: "apt", host: debHost, ca: byStore, root: true,
-			does: "update and install from a repository over HTTPS, the placeholder in `auth.conf.d`",
+			does: "update and install from repositories with suites and without, over HTTPS, the placeholder in `auth.conf.d`",
 			line: `
 rm -f /etc/apt/sources.list /etc/apt/sources.list.d/*
-echo 'deb [trusted=yes] https://deb.example.com stable main' >/etc/apt/sources.list.d/corp.list
+printf 'deb [trusted=yes] https://deb.example.com %s\n' 'stable main' ./ >/etc/apt/sources.list.d/corp.list
 echo "machine deb.example.com login ci password $DEB_PASSWORD" >/etc/apt/auth.conf.d/corp.conf
 apt-get -qq update >&2
-apt-get -qq install -y corp-hello >&2
-cat /usr/local/share/corp-hello`,
-			want: "hello from the repository",
+apt-get -qq install -y corp-hello corp-flat >&2
+cat /usr/local/share/corp-hello /usr/local/share/corp-flat`,
+			want: "hello from corp-hello\nhello from corp-flat",
 		},
 		{
 			name: "go mod download", host: modulesHost, ca: byEnv,
