@@ -56,6 +56,9 @@ func writeRequest(s *source, b *strings.Builder, i int, clean bool) {
 	target += pick(s, "", "?a=b&c", "?", "//x", "/%20%2F", "/a;b=c", "/ü", "/~!$&'()*+,=:@")
 	target = odd(target, "https://"+host+target, "https://"+host+"?x", "https://"+host, "http://"+host+target, "https://evil.example"+target, "HTTPS://API.example.com:443"+target,
 		"//"+host+target, "*", "", target+" x", target+"\x00", target+"#f", target+"\tx", "/../..", "/%2e%2e/%2F", "?", host+":443", "https://u@"+host+"/", "/"+strings.Repeat("x", 9000), "/%zz", "//^\"{}")
+	if !clean && s.oneIn(12) {
+		target += "?early"
+	}
 	version := odd("HTTP/1.1", "HTTP/1.0", "HTTP/1.2", "HTTP/2.0", "HTTP/0.9", "http/1.1", "HTTP/1.10", "HTTP/01.1", "HTTP/1.1 ", "HTTP/ 1.1", "", "HTTP/1,1")
 	b.WriteString(method + odd(" ", "  ", "\t", "\x0b", "\r") + target + odd(" ", "  ", "\t", "") + version + eol)
 

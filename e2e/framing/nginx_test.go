@@ -11,9 +11,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -112,12 +114,21 @@ func newNginx(t testing.TB) *nginx {
 	}
 	var said bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &said, &said
-	must(t, cmd.Start())
-	exited := make(chan struct{})
+	// It ends with this process, however that ends. The signal comes when the
+	// thread ends that started it, so that one stays.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	started, exited := make(chan error), make(chan struct{})
 	go func() {
 		defer close(exited)
-		_ = cmd.Wait() // killed at the end
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := cmd.Start()
+		started <- err
+		if err == nil {
+			_ = cmd.Wait() // killed at the end
+		}
 	}()
+	must(t, <-started)
 	t.Cleanup(func() { cancel(); <-exited })
 	for end := time.Now().Add(wait); ; time.Sleep(10 * time.Millisecond) {
 		conn, err := net.Dial("tcp", n.address)

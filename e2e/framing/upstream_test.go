@@ -32,7 +32,8 @@ type upstream struct {
 	mu      sync.Mutex
 	answer  func(c *upstreamConn, r record) bool // guarded by mu
 	conns   map[string]*upstreamConn             // by the gateway's address; guarded by mu
-	opened  int                                  // guarded by mu
+	opened  int                                  // connections; guarded by mu
+	asked   int                                  // requests; guarded by mu
 	records []record                             // guarded by mu
 	raw     map[int]*bytes.Buffer                // by connection, since the last take; guarded by mu
 }
@@ -170,23 +171,30 @@ func (up *upstream) serve(conn *net.TCPConn, config *tls.Config) {
 	}
 	from := bufio.NewReaderSize(c, 64<<10)
 	for {
-		m, err := parser{from}.request(func(head message) {
+		up.mu.Lock()
+		answer := up.answer
+		up.asked++
+		r := record{conn: c.id, id: fmt.Sprintf("request-%d", up.asked)}
+		up.mu.Unlock()
+		answered, again := false, true
+		r.message, r.err = parser{from}.request(func(head message) {
 			if lists(head.values("Expect"), "100-continue") {
 				_, _ = io.WriteString(c, "HTTP/1.1 100 Continue\r\n\r\n")
 			}
+			if isEarly(head.target) {
+				answered, again = true, answer(c, record{message: head, id: r.id, conn: c.id})
+			}
 		})
-		if err == io.EOF {
-			return
-		}
-		if err != nil && m.method == "" && isNetwork(err) {
+		if r.err == io.EOF || r.err != nil && r.method == "" && isNetwork(r.err) {
 			return
 		}
 		up.mu.Lock()
-		r := record{message: m, conn: c.id, err: err, id: fmt.Sprint(len(up.records), "-", c.id, "-", time.Now().UnixNano())}
 		up.records = append(up.records, r)
-		answer := up.answer
 		up.mu.Unlock()
-		if err != nil || !answer(c, r) {
+		if r.err == nil && !answered {
+			again = answer(c, r)
+		}
+		if r.err != nil || !again {
 			return
 		}
 		up.mu.Lock()
@@ -194,6 +202,9 @@ func (up *upstream) serve(conn *net.TCPConn, config *tls.Config) {
 		up.mu.Unlock()
 	}
 }
+
+// isEarly reports whether the upstream answers a request before its body has come.
+func isEarly(target string) bool { return strings.HasSuffix(target, "?early") }
 
 func isNetwork(err error) bool {
 	var e net.Error
