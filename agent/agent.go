@@ -103,16 +103,15 @@ func (a *Agent) host(path string) string { return filepath.Join(a.cfg.Root, path
 // every user of the host may read in public (0755).
 type paths struct{ dir string }
 
-func (p paths) private() string    { return filepath.Join(p.dir, "private") }
-func (p paths) public() string     { return filepath.Join(p.dir, "public") }
-func (p paths) state() string      { return filepath.Join(p.private(), "state.json") }
-func (p paths) journal() string    { return filepath.Join(p.private(), "journal") }
-func (p paths) lock() string       { return filepath.Join(p.private(), "lock") }
-func (p paths) ca() string         { return filepath.Join(p.public(), "ca.pem") }
-func (p paths) bundle() string     { return filepath.Join(p.public(), "bundle.pem") }
-func (p paths) javaStore() string  { return filepath.Join(p.public(), "java-cacerts") }
-func (p paths) env() string        { return filepath.Join(p.public(), "env.json") }
-func (p paths) controlDir() string { return p.private() }
+func (p paths) private() string   { return filepath.Join(p.dir, "private") }
+func (p paths) public() string    { return filepath.Join(p.dir, "public") }
+func (p paths) state() string     { return filepath.Join(p.private(), "state.json") }
+func (p paths) journal() string   { return filepath.Join(p.private(), "journal") }
+func (p paths) lock() string      { return filepath.Join(p.private(), "lock") }
+func (p paths) ca() string        { return filepath.Join(p.public(), "ca.pem") }
+func (p paths) bundle() string    { return filepath.Join(p.public(), "bundle.pem") }
+func (p paths) javaStore() string { return filepath.Join(p.public(), "java-cacerts") }
+func (p paths) env() string       { return filepath.Join(p.public(), "env.json") }
 
 const controlSocket = "control.sock"
 

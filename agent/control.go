@@ -78,7 +78,7 @@ type controlReply struct {
 // controlAddress reaches the socket through its directory: a state directory may
 // have a longer name than the 107 bytes of a socket address (unix(7)).
 func controlAddress(p paths) (addr string, closeDir func(), err error) {
-	d, err := os.Open(p.controlDir())
+	d, err := os.Open(p.private())
 	if err != nil {
 		return "", nil, err
 	}
@@ -99,7 +99,7 @@ type control struct {
 // listen starts answering. The caller holds the lock, so a socket that is there
 // is a dead process's.
 func (c *control) listen(p paths) error {
-	path := filepath.Join(p.controlDir(), controlSocket)
+	path := filepath.Join(p.private(), controlSocket)
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("opening the control socket: %w", err)
 	}
@@ -193,7 +193,7 @@ func (c *control) finish(p paths, result error) {
 	c.result = result
 	close(c.stopped)
 	c.ln.Close()
-	_ = os.Remove(filepath.Join(p.controlDir(), controlSocket))
+	_ = os.Remove(filepath.Join(p.private(), controlSocket))
 	c.conns.Wait()
 }
 

@@ -247,18 +247,6 @@ func (p *probe) environment(exported bool) []string {
 	return env
 }
 
-// readAtMost reads a file of at most this many bytes.
-func readAtMost(path string, limit int) ([]byte, error) {
-	st, err := os.Stat(path)
-	if err != nil {
-		return nil, err
-	}
-	if st.Size() > int64(limit) {
-		return nil, fmt.Errorf("%s is larger than %d bytes", path, limit)
-	}
-	return os.ReadFile(path)
-}
-
 // lastLine is what a failed program had to say.
 func lastLine(out []byte) string {
 	lines := bytes.Split(bytes.TrimSpace(out), []byte("\n"))

@@ -58,18 +58,21 @@ func readBefore(path string) (*fileBefore, error) {
 	return b, nil
 }
 
-func readBounded(path string) ([]byte, error) {
+func readBounded(path string) ([]byte, error) { return readAtMost(path, maxHostFile) }
+
+// readAtMost refuses a file of more bytes than limit.
+func readAtMost(path string, limit int64) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	content, err := io.ReadAll(io.LimitReader(f, maxHostFile+1))
+	content, err := io.ReadAll(io.LimitReader(f, limit+1))
 	if err != nil {
 		return nil, err
 	}
-	if len(content) > maxHostFile {
-		return nil, fmt.Errorf("%s is larger than %d bytes", path, maxHostFile)
+	if int64(len(content)) > limit {
+		return nil, fmt.Errorf("%s is larger than %d bytes", path, limit)
 	}
 	return content, nil
 }

@@ -9,7 +9,6 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"maps"
 	"os"
@@ -129,20 +128,12 @@ func (a *Agent) writeBundles(ctx context.Context, ca *x509.Certificate, clean []
 // lose.
 func (a *Agent) systemRoots() ([]byte, error) {
 	for _, path := range systemBundles {
-		f, err := os.Open(a.host(path))
+		b, err := readAtMost(a.host(path), maxBundle)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
 		if err != nil {
 			return nil, fmt.Errorf("reading the system's CA bundle: %w", err)
-		}
-		b, err := io.ReadAll(io.LimitReader(f, maxBundle+1))
-		f.Close()
-		if err != nil {
-			return nil, fmt.Errorf("reading the system's CA bundle: %w", err)
-		}
-		if len(b) > maxBundle {
-			return nil, fmt.Errorf("reading the system's CA bundle: %s is larger than %d bytes", path, maxBundle)
 		}
 		return b, nil
 	}
