@@ -110,6 +110,7 @@ func slow2(streams int, open, drip func(*framed) error) func(context.Context, ne
 
 // The attack: agents that take all the time in the world, by the hundreds.
 func TestI16_SlowReadersAndWritersCostThemselvesOnly(t *testing.T) {
+	needRoom(t, 400)
 	for _, s := range slow {
 		t.Run(s.name, func(t *testing.T) {
 			var busy int64
@@ -248,6 +249,7 @@ func TestI16_RequestsInFlightAreBoundedPerRegistration(t *testing.T) {
 // The attack: as many connections as the agent host can open.
 func TestI16_FlowsAreBoundedPerRegistration(t *testing.T) {
 	const limit, tries = 4096, 4600
+	needRoom(t, 400)
 	var open, refused atomic.Int64
 	c := unharmed(t, func(ctx context.Context) {
 		addr, err := addressOf(ctx, ci, "target.example.com")
@@ -288,4 +290,28 @@ func TestI16_FlowsAreBoundedPerRegistration(t *testing.T) {
 		t.Errorf("%d connections, the limit is %d", n, limit)
 	}
 	needAnswer(t, "target.example.com")
+}
+
+// needRoom waits until ci can open n connections at once: an attack before may
+// have left some to the gateway, which gives them up one after the other.
+func needRoom(t *testing.T, n int) {
+	t.Helper()
+	if err := lab.Eventually(t.Context(), 2*time.Minute, func() error {
+		var conns []net.Conn
+		defer func() {
+			for _, conn := range conns {
+				_ = conn.Close()
+			}
+		}()
+		for range n {
+			conn, err := reach(t.Context(), ci, "target.example.com")
+			if err != nil {
+				return fmt.Errorf("after %d connections: %w", len(conns), err)
+			}
+			conns = append(conns, conn)
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
 }

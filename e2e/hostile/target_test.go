@@ -55,7 +55,7 @@ credential "bearer" "wild" {
 //	/endless  answers bytes without end
 //	/swallow  reads the body
 //	/digest   reads the body and answers its SHA-256, and its coding
-//	/still    answers the body of still, with its fields
+//	/still    reads the body and answers the one of still, with its fields
 //	else      answers "ok"
 type target struct {
 	running atomic.Int64 // requests
@@ -95,6 +95,7 @@ func (s *target) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.Copy(h, r.Body)
 		fmt.Fprintf(w, "%x %s\n", h.Sum(nil), r.Header.Get("Content-Encoding"))
 	case "/still":
+		_, _ = io.Copy(io.Discard, r.Body)
 		still := s.still.Load()
 		for name, values := range still.header {
 			w.Header()[name] = values
