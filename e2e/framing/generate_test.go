@@ -2,13 +2,16 @@ package framing
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
 // stream is what an agent sends on one connection.
 type stream struct {
 	raw   []byte
-	clean int // that many requests, nothing about any of them odd; 0: anything
+	cuts  []int // where it is cut into TLS records
+	slow  bool  // with a pause at each
+	clean int   // that many requests, nothing about any of them odd; 0: anything
 }
 
 // sentinel ends every stream: its answer ends the connection, unless its bytes
@@ -24,18 +27,28 @@ func requests(s *source) stream {
 	var b strings.Builder
 	clean := s.oneIn(4)
 	n := 1 + s.below(4)
+	if s.oneIn(40) {
+		n = 20
+	}
 	for i := range n {
 		writeRequest(s, &b, i, clean)
 	}
 	b.WriteString(sentinel)
-	if clean {
-		return stream{[]byte(b.String()), n + 1}
+	made := stream{raw: []byte(b.String())}
+	switch {
+	case clean:
+		made.clean = n + 1
+	case s.oneIn(3):
+		made.raw = s.mutate(made.raw)
+	case s.oneIn(12):
+		made.raw = made.raw[:s.below(min(len(made.raw), 1<<16))]
 	}
-	raw := []byte(b.String())
-	if s.oneIn(3) {
-		raw = s.mutate(raw)
+	for range s.below(4) {
+		made.cuts = append(made.cuts, s.below(min(len(made.raw)+1, 1<<16)))
 	}
-	return stream{raw, 0}
+	slices.Sort(made.cuts)
+	made.slow = s.oneIn(6)
+	return made
 }
 
 // rarely is in how many places of an odd request one is odd.

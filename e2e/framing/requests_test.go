@@ -25,7 +25,7 @@ type judge struct {
 }
 
 // check runs a stream. An error is a fault of the handler.
-func (j *judge) check(s stream, cuts []int) error {
+func (j *judge) check(s stream) error {
 	oracle, open := j.direct.read(s.raw)
 	var other map[int]message
 	if j.nginx != nil {
@@ -41,7 +41,7 @@ func (j *judge) check(s stream, cuts []int) error {
 		}
 	}
 	open = open && (whole == 0 || oracle[whole-1].target != "/sentinel")
-	answers, heard, err := j.converse(s, cuts, oracle, whole, open)
+	answers, heard, err := j.converse(s, oracle, whole, open)
 	records, raw, terr := j.up.take()
 	if err := errors.Join(err, terr); err != nil {
 		return err
@@ -60,7 +60,7 @@ func (j *judge) check(s stream, cuts []int) error {
 }
 
 // converse sends the stream, in pieces, and reads the answers.
-func (j *judge) converse(s stream, cuts []int, oracle []message, whole int, open bool) (answers []message, heard string, err error) {
+func (j *judge) converse(s stream, oracle []message, whole int, open bool) (answers []message, heard string, err error) {
 	a, err := j.dial("http/1.1")
 	if err != nil {
 		return nil, "", err
@@ -97,41 +97,43 @@ func (j *judge) converse(s stream, cuts []int, oracle []message, whole int, open
 	go func() {
 		defer close(written)
 		at := 0
-		for _, cut := range append(cuts, len(s.raw)) {
+		for _, cut := range append(slices.Clone(s.cuts), len(s.raw)) {
 			cut = min(cut, len(s.raw))
 			if cut > at {
 				if _, err := a.Write(s.raw[at:cut]); err != nil {
 					return
 				}
 				at = cut
+				if s.slow {
+					time.Sleep(pause / 2)
+				}
 			}
 		}
 	}()
 	limit := patience
 	if s.clean > 0 {
 		limit = wait
-	} else if open {
-		limit = pause
 	}
 	enough := time.NewTimer(limit)
 	defer enough.Stop()
+	sent := written
 	for more := true; more; {
 		select {
 		case m, ok := <-arrived:
-			if more = ok; !ok {
-				break
+			if more = ok; ok {
+				answers = append(answers, m)
 			}
-			answers = append(answers, m)
-			if open && len(answers) < whole {
-				enough.Reset(patience)
-			} else if open {
-				enough.Reset(pause)
-			}
+		case <-sent:
+			sent = nil
 		case <-enough.C:
 			if !open {
 				j.stalled++
 			}
 			more = false
+			continue
+		}
+		if open && sent == nil && len(answers) >= whole {
+			enough.Reset(pause)
 		}
 	}
 	err = a.leave()
@@ -350,12 +352,10 @@ func TestI04_AgentBytesAreTheRequestsThatServersRead(t *testing.T) {
 	j := &judge{world: w, direct: newGoServer(t, false), nginx: newNginx(t)}
 	n := uint64(0)
 	for end := time.Now().Add(*budget); n < *cases && time.Now().Before(end); n++ {
-		src := random(*seed, n)
-		s := requests(src)
-		cuts := cutsOf(src, len(s.raw))
-		if err := j.check(s, cuts); err != nil {
-			small := shrink(s.raw, func(raw []byte) bool { return kind(j.check(stream{raw: raw}, nil)) == kind(err) })
-			t.Fatalf("case %d: %v\nshrunk: %v\nstream: %q\nof %q", n, err, j.check(stream{raw: small}, nil), small, s.raw)
+		s := requests(random(*seed, n))
+		if err := j.check(s); err != nil {
+			small := shrink(s.raw, func(raw []byte) bool { return kind(j.check(stream{raw: raw})) == kind(err) })
+			t.Fatalf("case %d: %v\nshrunk: %v\nstream: %q\nof %q", n, err, j.check(stream{raw: small}), small, s.raw)
 		}
 		if n%200 == 10 || n == *cases-1 {
 			if err := w.rest(j.extra()); err != nil {
@@ -367,16 +367,6 @@ func TestI04_AgentBytesAreTheRequestsThatServersRead(t *testing.T) {
 	if j.forwarded < j.sent/2 {
 		t.Errorf("%d of %d requests were forwarded: too few to judge by", j.forwarded, j.sent)
 	}
-}
-
-// cutsOf chooses where a stream is cut into TLS records.
-func cutsOf(s *source, length int) []int {
-	var cuts []int
-	for range s.below(4) {
-		cuts = append(cuts, s.below(min(length+1, 1<<16)))
-	}
-	slices.Sort(cuts)
-	return cuts
 }
 
 // FuzzAgentStream is TestI04_AgentBytesAreTheRequestsThatServersRead for bytes of the
@@ -395,7 +385,7 @@ func FuzzAgentStream(f *testing.F) {
 		if len(raw) > 64<<10 {
 			return
 		}
-		if err := j.check(stream{raw: raw}, []int{int(cut)}); err != nil {
+		if err := j.check(stream{raw: raw, cuts: []int{int(cut)}}); err != nil {
 			t.Fatal(err)
 		}
 	})

@@ -172,7 +172,6 @@ func (up *upstream) serve(conn *net.TCPConn, config *tls.Config) {
 	from := bufio.NewReaderSize(c, 64<<10)
 	for {
 		up.mu.Lock()
-		answer := up.answer
 		up.asked++
 		r := record{conn: c.id, id: fmt.Sprintf("request-%d", up.asked)}
 		up.mu.Unlock()
@@ -182,7 +181,7 @@ func (up *upstream) serve(conn *net.TCPConn, config *tls.Config) {
 				_, _ = io.WriteString(c, "HTTP/1.1 100 Continue\r\n\r\n")
 			}
 			if isEarly(head.target) {
-				answered, again = true, answer(c, record{message: head, id: r.id, conn: c.id})
+				answered, again = true, up.answers()(c, record{message: head, id: r.id, conn: c.id})
 			}
 		})
 		if r.err == io.EOF || r.err != nil && r.method == "" && isNetwork(r.err) {
@@ -192,7 +191,7 @@ func (up *upstream) serve(conn *net.TCPConn, config *tls.Config) {
 		up.records = append(up.records, r)
 		up.mu.Unlock()
 		if r.err == nil && !answered {
-			again = answer(c, r)
+			again = up.answers()(c, r)
 		}
 		if r.err != nil || !again {
 			return
@@ -288,6 +287,12 @@ func (up *upstream) closeConns() {
 	for _, e := range ended {
 		<-e
 	}
+}
+
+func (up *upstream) answers() func(c *upstreamConn, r record) bool {
+	up.mu.Lock()
+	defer up.mu.Unlock()
+	return up.answer
 }
 
 func (up *upstream) setAnswer(f func(c *upstreamConn, r record) bool) {

@@ -39,7 +39,7 @@ import (
 var (
 	seed   = flag.Uint64("seed", 1, "of the cases")
 	cases  = flag.Uint64("cases", 1200, "at most, in each test")
-	budget = flag.Duration("budget", 5*time.Second, "for the cases of each test")
+	budget = flag.Duration("budget", 4*time.Second, "for the cases of each test")
 )
 
 const (
