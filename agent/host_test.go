@@ -349,7 +349,7 @@ func TestJoin_TrafficGoesThroughTheTunnel(t *testing.T) {
 		}
 		c.Close()
 	}
-	if b, err := os.ReadFile(filepath.Join(root, resolvConf)); err != nil || string(b) != fileMark+"nameserver 10.55.0.1\nnameserver fd55:c1a5::1\nsearch lan\noptions ndots:1\n" {
+	if b, err := os.ReadFile(filepath.Join(root, resolvConf)); err != nil || string(b) != fileMark+"nameserver 10.55.0.1\nnameserver fd55:c1a5::1\n"+patience+"search lan\noptions ndots:1\n" {
 		t.Errorf("resolv.conf: %v %q", err, b)
 	}
 

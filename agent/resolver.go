@@ -63,11 +63,19 @@ func (a *Agent) pointResolver(ctx context.Context, j *journal, t *tunnel) error 
 	return writeHostFile(j, scopeTunnel, a.host(resolvConf), ourResolvConf(t.cfg.dns, old.Content), 0o644)
 }
 
+// patience is for how long libc waits for an answer (resolv.conf(5)). By itself
+// it waits 5 s, and then asks again: what a restart of the gateway swallows would
+// cost that much. The gateway remembers an answer that took longer.
+const patience = "options timeout:1 attempts:3\n"
+
 // ourResolvConf keeps the search list and the options of the one before.
 func ourResolvConf(dns []netip.Addr, before []byte) []byte {
 	b := bytes.NewBufferString(fileMark)
 	for _, d := range dns {
 		fmt.Fprintf(b, "nameserver %s\n", d)
+	}
+	if !bytes.Contains(before, []byte("timeout:")) && !bytes.Contains(before, []byte("attempts:")) {
+		b.WriteString(patience)
 	}
 	for line := range strings.Lines(string(before)) {
 		if f := strings.Fields(line); len(f) > 1 && (f[0] == "search" || f[0] == "domain" || f[0] == "options") {

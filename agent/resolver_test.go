@@ -138,7 +138,7 @@ func TestResolver_ReplacedMeanwhile(t *testing.T) {
 	if err := a.reassertResolver(t.Context(), j, testTunnel()); err != nil {
 		t.Fatal(err)
 	}
-	if b, err := os.ReadFile(path); err != nil || string(b) != fileMark+"nameserver 10.55.0.1\nsearch new\n" {
+	if b, err := os.ReadFile(path); err != nil || string(b) != fileMark+"nameserver 10.55.0.1\n"+patience+"search new\n" {
 		t.Errorf("%q, %v", b, err)
 	}
 	if err := undoFiles(j); err != nil {
@@ -170,7 +170,7 @@ func TestJournal_LeavesOthersFilesAlone(t *testing.T) {
 // A write in place that was cut short, at any byte, and what a crash leaves of a
 // replacement.
 func TestJournal_TornHostFile(t *testing.T) {
-	old, ours := "nameserver 192.0.2.53\n# the rest of a longer file "+strings.Repeat("x", 200)+"\n", fileMark+"nameserver 10.55.0.1\n"
+	old, ours := "nameserver 192.0.2.53\n# the rest of a longer file "+strings.Repeat("x", 200)+"\n", fileMark+"nameserver 10.55.0.1\n"+patience
 	for cut := range len(ours) + 1 {
 		path := filepath.Join(t.TempDir(), "resolv.conf")
 		if err := os.WriteFile(path, []byte(old), 0o644); err != nil {
@@ -434,5 +434,15 @@ func TestResolver_NotResolved(t *testing.T) {
 				t.Errorf("resolv.conf: %q, %v", got, err)
 			}
 		})
+	}
+}
+
+// Options of the host's own about how long to wait stay alone.
+func TestResolver_Patience(t *testing.T) {
+	for before, want := range map[string]bool{"": true, "options ndots:2\n": true, "options timeout:4\n": false, "options rotate attempts:1\n": false} {
+		got := string(ourResolvConf([]netip.Addr{tunnelDNS4}, []byte(before)))
+		if strings.Contains(got, patience) != want || !strings.HasSuffix(got, before) {
+			t.Errorf("before %q: %q", before, got)
+		}
 	}
 }
