@@ -46,7 +46,11 @@ type contender struct {
 type part struct {
 	name string
 	pids func() []int
+	ours bool // what is compared: all that stands where our gateway does
 }
+
+func gatewayPart(name string, pids func() []int) part { return part{name, pids, true} }
+func otherPart(name string, pids func() []int) part   { return part{name, pids, false} }
 
 // load is work that is ready to begin.
 type load interface {

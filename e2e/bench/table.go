@@ -11,11 +11,12 @@ import (
 // soon as it is measured.
 type table struct {
 	*meter
-	title   string
-	names   []string // of the contenders; ours is the last
-	against []int    // which of them ours is compared with
-	begun   bool
-	cpu     []string // the second table's lines
+	title    string
+	names    []string // of the contenders; ours is the last
+	against  []int    // which of them ours is compared with
+	compared []int    // and by the CPU time at the gateway's end
+	begun    bool
+	cpu      []string // the second table's lines
 }
 
 // row is what is compared.
@@ -111,16 +112,42 @@ func (t *table) cpuLine(r row, contenders []contender, all [][]sample) {
 		}
 		cells = append(cells, strings.Join(shares, ", "))
 	}
+	for _, i := range t.compared {
+		cell := ""
+		if limit := gatewayCPU(contenders[i], all[i]); limit > 0 {
+			cell = fmt.Sprintf("%.2f", gatewayCPU(contenders[len(contenders)-1], all[len(all)-1])/limit)
+		}
+		cells = append(cells, cell)
+	}
 	t.cpu = append(t.cpu, "| "+strings.Join(cells, " | ")+" |")
 }
 
 // end prints where the CPU time of the rows went.
 func (t *table) end(err error) error {
 	if len(t.cpu) > 0 {
-		fmt.Printf("\n| CPU time a unit | %s |\n|%s\n%s\n", strings.Join(t.names, " | "),
-			strings.Repeat(" --- |", len(t.names)+1), strings.Join(t.cpu, "\n"))
+		heads := append([]string{"CPU time a unit"}, t.names...)
+		for _, i := range t.compared {
+			heads = append(heads, "ours to "+t.names[i])
+		}
+		fmt.Printf("\n| %s |\n|%s\n%s\n", strings.Join(heads, " | "), strings.Repeat(" --- |", len(heads)), strings.Join(t.cpu, "\n"))
 	}
 	return err
+}
+
+// gatewayCPU is the CPU time a unit of all that stands where our gateway does; 0
+// where nothing does.
+func gatewayCPU(c contender, samples []sample) float64 {
+	if len(samples) == 0 {
+		return 0
+	}
+	return median(each(samples, func(s sample) (sum float64) {
+		for i, p := range c.parts {
+			if p.ours {
+				sum += s.cpu[i]
+			}
+		}
+		return sum
+	}))
 }
 
 func each(samples []sample, value func(sample) float64) []float64 {

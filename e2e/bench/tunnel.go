@@ -26,12 +26,12 @@ func (m *meter) tunnelRows(ctx context.Context) error {
 		defer ln.Close()
 		go acceptAll(ln, serve)
 	}
-	t := &table{meter: m, title: "the tunnel", names: []string{"WireGuard alone", "ours"}, against: []int{0}}
-	ends := part{"client and server", pid(os.Getpid())}
+	t := &table{meter: m, title: "the tunnel", names: []string{"WireGuard alone", "ours"}, against: []int{0}, compared: []int{0}}
+	ends := otherPart("client and server", pid(os.Getpid()))
 	both := func(f func(h *lab.Host, host string) loadFunc) []contender {
 		return []contender{
-			{[]part{{"WireGuard", pid(s.plainPeer.Process.Pid)}, {"its other end", pid(s.plainAgent.Process.Pid)}, ends}, f(s.plain, "10.77.0.1").open},
-			{[]part{{"gateway", pid(s.gateway.PID())}, {"its other end", pid(s.joined.PID())}, ends}, f(s.joined.Host, lab.GatewayIPv4.String()).open},
+			{[]part{gatewayPart("WireGuard", pid(s.plainPeer.Process.Pid)), otherPart("its other end", pid(s.plainAgent.Process.Pid)), ends}, f(s.plain, "10.77.0.1").open},
+			{[]part{gatewayPart("gateway", pid(s.gateway.PID())), otherPart("its other end", pid(s.joined.PID())), ends}, f(s.joined.Host, lab.GatewayIPv4.String()).open},
 		}
 	}
 	return t.end(errors.Join(
