@@ -105,6 +105,7 @@ func rootCommand() *cobra.Command {
 		statusCommand(),
 		leaveCommand(),
 		envCommand(),
+		trustCommand(),
 		doctorCommand(),
 		versionCommand(),
 	)

@@ -9,11 +9,10 @@ func browserTools() []tool {
 			name: "Chromium", host: apiHost, ca: byDatabase,
 			does: "a page with a fetch and a WebSocket, headless",
 			line: `
-mkdir -p ~/.pki/nssdb
-certutil -d sql:$HOME/.pki/nssdb -A -t C,, -n clawpatrol -i /var/lib/clawpatrol-agent/public/ca.pem
+clawpatrol trust >&2
 ` + see,
 			want: seen,
-			note: "trusts what is in [a database of the user's](agent-host.md#browsers): one line, once",
+			note: "[`clawpatrol trust`](agent-host.md#browsers), once",
 		},
 		{
 			name: "Chromium by policy", host: apiHost, ca: byPolicy, root: true,
