@@ -44,9 +44,9 @@ func (t target) dial(ctx context.Context, alpn string) (*tls.Conn, error) {
 		_ = raw.Close()
 		return nil, fmt.Errorf("TLS handshake with %s: %w", t.addr, err)
 	}
-	if got := c.ConnectionState().NegotiatedProtocol; got != alpn {
+	if got := c.ConnectionState(); got.NegotiatedProtocol != alpn || got.CipherSuite != tls.TLS_AES_128_GCM_SHA256 {
 		_ = c.Close()
-		return nil, fmt.Errorf("%s speaks %q, want %s", t.addr, got, alpn)
+		return nil, fmt.Errorf("%s speaks %q with %s: not comparable", t.addr, got.NegotiatedProtocol, tls.CipherSuiteName(got.CipherSuite))
 	}
 	return c, nil
 }
