@@ -206,7 +206,7 @@ var floods = []flood{
 }
 
 const (
-	floodTime  = 800 * time.Millisecond
+	floodTime  = 500 * time.Millisecond
 	floodConns = 8 // at once
 	floodBatch = 64
 )
@@ -269,8 +269,12 @@ func floodFrames(to netip.AddrPort, until time.Time, key, host string) error {
 	)
 	for range floodConns {
 		wg.Go(func() {
+			limit := until
+			if floods[i].ends != nil {
+				limit = until.Add(10 * time.Second) // the gateway is to end it, not the clock
+			}
 			for time.Now().Before(until) {
-				n, c, err := floods[i].run(to, host, until)
+				n, c, err := floods[i].run(to, host, limit)
 				mu.Lock()
 				sum.Frames += n
 				if err != nil {

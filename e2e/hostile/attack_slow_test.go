@@ -26,7 +26,7 @@ type slowness struct {
 	runs  int64 // requests that the target must be busy with then, at least
 }
 
-const slowTime = 800 * time.Millisecond
+const slowTime = 500 * time.Millisecond
 
 var slow = []slowness{
 	{name: "handshakes that stop halfway", host: "target.example.com", conns: 400,

@@ -45,7 +45,7 @@ func (c toll) String() string {
 }
 
 const (
-	quietRequests = 40 // that a baseline takes
+	quietRequests = 30 // that a baseline takes
 	pause         = 5 * time.Millisecond
 
 	// mostMemory is what one attack may add to the gateway's resident memory, in
