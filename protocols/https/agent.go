@@ -1,11 +1,9 @@
 package https
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -18,16 +16,10 @@ import (
 	"github.com/clawpatrol/clawpatrol/registry"
 )
 
-const (
-	// lingerTimeout bounds how long the gateway goes on reading what an agent
-	// still sends after its last response: closing at once would reset the
-	// connection and could take that response along (RFC 9112 section 9.6).
-	lingerTimeout = 500 * time.Millisecond
-
-	// headWindow is how much of the agent's stream is kept to look at a request
-	// head again: as much as net/http reads ahead.
-	headWindow = 4 << 10
-)
+// lingerTimeout bounds how long the gateway goes on reading what an agent
+// still sends after its last response: closing at once would reset the
+// connection and could take that response along (RFC 9112 section 9.6).
+const lingerTimeout = 500 * time.Millisecond
 
 // conversation is one flow: the connection under the agent's TLS, and what
 // requests on it need to know. It implements net.Conn; Close does not close the
@@ -42,6 +34,8 @@ type conversation struct {
 	closing sync.Once
 	closed  chan struct{} // no more reads or writes
 	deaf    atomic.Bool   // reads fail: what follows an abandoned body is not a request
+
+	deadlines sync.Mutex // keeps Close and the setting of a deadline apart
 
 	mu      sync.Mutex
 	grace   *time.Timer    // running while the rest of a body may still come; guarded by mu
@@ -69,6 +63,8 @@ func (c *conversation) Read(p []byte) (int, error) {
 // Close ends the use of the flow's connection and wakes who waits on it.
 func (c *conversation) Close() error {
 	c.closing.Do(func() {
+		c.deadlines.Lock()
+		defer c.deadlines.Unlock()
 		_ = c.Conn.SetDeadline(time.Unix(1, 0))
 		close(c.closed)
 	})
@@ -90,6 +86,8 @@ func (c *conversation) SetWriteDeadline(t time.Time) error {
 }
 
 func (c *conversation) deadline(t time.Time, set func(time.Time) error) error {
+	c.deadlines.Lock()
+	defer c.deadlines.Unlock()
 	select {
 	case <-c.closed:
 		return net.ErrClosed
@@ -159,8 +157,14 @@ func (c *conversation) linger() {
 	if !c.deaf.Load() {
 		return
 	}
-	_ = c.Conn.SetReadDeadline(time.Now().Add(lingerTimeout))
-	_, _ = io.CopyN(io.Discard, c.Conn, maxHeaderBytes)
+	until := time.Now().Add(lingerTimeout)
+	_ = c.Conn.SetReadDeadline(until)
+	if _, err := io.CopyN(io.Discard, c.Conn, maxRest); err == nil { // and would go on
+		select {
+		case <-time.After(time.Until(until)):
+		case <-c.ctx.Done():
+		}
+	}
 }
 
 // draining reports whether the gateway has begun to stop.
@@ -211,103 +215,13 @@ func (h *Handler) flowConfig(f *proxy.Flow) (*tls.Config, error) {
 	return config, nil
 }
 
-// h1Conn is the decrypted stream of an HTTP/1.1 agent. It remembers the latest
-// bytes read, because net/http throws the Host field of an absolute-form
-// request away unseen.
-type h1Conn struct {
-	*tls.Conn
-	mu     sync.Mutex
-	window []byte // the latest bytes read, at most headWindow; guarded by mu
-}
-
-func (c *h1Conn) Read(p []byte) (int, error) {
-	n, err := c.Conn.Read(p)
-	if n > 0 {
-		c.remember(p[:n])
-	}
-	return n, err
-}
-
-func (c *h1Conn) remember(p []byte) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if len(p) >= headWindow {
-		c.window = append(c.window[:0], p[len(p)-headWindow:]...)
-		return
-	}
-	if over := len(c.window) + len(p) - headWindow; over > 0 {
-		c.window = c.window[:copy(c.window, c.window[over:])]
-	}
-	c.window = append(c.window, p...)
-}
-
-// hostsOf returns the Host fields that followed the request line of r, as far
-// as they are still in the window. With several such lines in it, a pipeline or
-// a body that looks like one, the fields of all are returned. ok is false where
-// no such head is found whole.
-func (c *h1Conn) hostsOf(r *http.Request) (hosts []string, ok bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	line := fmt.Appendf(nil, "%s %s %s", r.Method, r.RequestURI, r.Proto)
-	for rest := c.window; ; {
-		i := bytes.Index(rest, line)
-		if i < 0 {
-			return hosts, ok
-		}
-		rest = rest[i+len(line):]
-		found, whole := hostFields(rest)
-		if !whole {
-			return nil, false
-		}
-		ok = true
-		hosts = append(hosts, found...)
-	}
-}
-
-// hostFields reads the Host fields of a head that begins after its request
-// line. whole is false where the head's end is missing.
-func hostFields(head []byte) (hosts []string, whole bool) {
-	for first := true; ; first = false {
-		line, rest, found := bytes.Cut(head, []byte("\n"))
-		if !found {
-			return nil, false
-		}
-		head = rest
-		line = bytes.TrimSuffix(line, []byte("\r"))
-		if first {
-			continue // what is left of the request line
-		}
-		if len(line) == 0 {
-			return hosts, true
-		}
-		name, value, _ := bytes.Cut(line, []byte(":"))
-		if bytes.EqualFold(bytes.TrimSpace(name), []byte("Host")) {
-			hosts = append(hosts, string(bytes.TrimSpace(value)))
-		}
-	}
-}
-
 type conversationKey struct{}
 type agentConnKey struct{}
 
 // withConversation is the http.Server's ConnContext: requests get the context
 // of their flow.
 func withConversation(ctx context.Context, conn net.Conn) context.Context {
-	c := conn.(interface{ NetConn() net.Conn }).NetConn().(*conversation)
+	c := conn.(*tls.Conn).NetConn().(*conversation)
 	flow := context.WithValue(c.ctx, http.ServerContextKey, ctx.Value(http.ServerContextKey))
-	flow = context.WithValue(flow, conversationKey{}, c)
-	return context.WithValue(flow, agentConnKey{}, conn)
-}
-
-// noteState is the http.Server's ConnState: a connection that waits for its
-// next request has read the last one's body.
-func noteState(conn net.Conn, state http.ConnState) {
-	if state != http.StateIdle {
-		return
-	}
-	if under, ok := conn.(interface{ NetConn() net.Conn }); ok {
-		if c, ok := under.NetConn().(*conversation); ok {
-			c.restCame()
-		}
-	}
+	return context.WithValue(flow, conversationKey{}, c)
 }

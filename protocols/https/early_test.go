@@ -64,15 +64,17 @@ func TestUploadOverHTTP2ThatTheUpstreamResetsIsAnswered(t *testing.T) {
 	})
 	h2Only(l.upstream)
 	id := l.Approve("a", "ci")
-	body, more := io.Pipe()
-	defer more.Close()
-	go func() { _, _ = more.Write([]byte("some")) }() // and no more
-	resp, err := l.agent(id, true).Post("https://"+host+"/", "", body)
-	must(t, err)
-	resp.Body.Close()
-	if resp.StatusCode != 502 {
-		t.Errorf("status %d", resp.StatusCode)
-	}
+	versions(t, func(t *testing.T, h2 bool) {
+		body, more := io.Pipe()
+		defer more.Close()
+		go func() { _, _ = more.Write([]byte("some")) }() // and no more
+		resp, err := l.agent(id, h2).Post("https://"+host+"/", "", body)
+		must(t, err)
+		resp.Body.Close()
+		if resp.StatusCode != 502 {
+			t.Errorf("status %d", resp.StatusCode)
+		}
+	})
 }
 
 func TestExpectOfAnHTTP2AgentIsForwarded(t *testing.T) {

@@ -78,8 +78,10 @@ func requestHeader(r *http.Request, upgrade string) http.Header {
 		}
 		out[name] = values
 	}
-	// The transport sends lengths and encodings of its own making.
-	delete(out, "Content-Length")
+	// What sends it says its length. An empty body that was announced stays so.
+	if r.ContentLength != 0 {
+		delete(out, "Content-Length")
+	}
 	if hasToken(r.Header["Te"], "trailers") { // what gRPC servers insist on
 		out["Te"] = []string{"trailers"}
 	}
@@ -93,8 +95,11 @@ func requestHeader(r *http.Request, upgrade string) http.Header {
 	if r.ContentLength == 0 {
 		delete(out, "Expect") // RFC 9110 section 10.1.1: not without content
 	}
-	if _, ok := out["User-Agent"]; !ok {
+	switch agents := out["User-Agent"]; {
+	case len(agents) == 0:
 		out["User-Agent"] = nil // or net/http adds its own
+	case len(agents) > 1: // it sends one
+		out["User-Agent"] = agents[:1]
 	}
 	return out
 }

@@ -7,7 +7,6 @@
 package https
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -68,13 +67,12 @@ type Handler struct {
 	server  *http.Server
 	queue   *queue
 	load    load
-	stop    chan struct{}
-	ending  sync.Once
+	running context.Context // ends with Close
+	stop    context.CancelFunc
 	serving sync.WaitGroup // the server's accept loop, and tending the pools
 }
 
-// New returns a Handler; Close ends it. It also takes one message out of the
-// standard library's log: see quiet.
+// New returns a Handler; Close ends it.
 func New(cfg Config) (*Handler, error) {
 	if cfg.CA == nil {
 		return nil, errors.New("https: no CA given")
@@ -99,8 +97,8 @@ func New(cfg Config) (*Handler, error) {
 		configs: lru[configKey, *tls.Config]{max: maxFlowConfigs},
 		pools:   newPools(dial),
 		queue:   newQueue(),
-		stop:    make(chan struct{}),
 	}
+	h.running, h.stop = context.WithCancel(context.Background())
 	h.server = &http.Server{
 		Handler:                      http.HandlerFunc(h.serveRequest),
 		DisableGeneralOptionsHandler: true, // "OPTIONS *" is for the upstream
@@ -108,18 +106,12 @@ func New(cfg Config) (*Handler, error) {
 		IdleTimeout:                  agentIdleTimeout,
 		MaxHeaderBytes:               maxHeaderBytes,
 		ConnContext:                  withConversation,
-		ConnState:                    noteState,
 		// What net/http has to say quotes what agents sent.
 		ErrorLog: log.New(io.Discard, "", 0),
 		HTTP2:    &http.HTTP2Config{MaxConcurrentStreams: maxStreams},
 	}
-	if out := log.Writer(); out != nil {
-		if _, done := out.(quiet); !done {
-			log.SetOutput(quiet{out})
-		}
-	}
 	h.serving.Go(func() { _ = h.server.Serve(h.queue) })
-	h.serving.Go(func() { h.pools.tend(h.stop) })
+	h.serving.Go(func() { h.pools.tend(h.running.Done()) })
 	return h, nil
 }
 
@@ -131,6 +123,7 @@ func (h *Handler) Serve(ctx context.Context, f *proxy.Flow) error {
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	defer context.AfterFunc(h.running, cancel)()
 	config, err := h.flowConfig(f)
 	if err != nil {
 		return err
@@ -149,19 +142,15 @@ func (h *Handler) Serve(ctx context.Context, f *proxy.Flow) error {
 		}
 		return fmt.Errorf("TLS handshake with the agent: %w", err)
 	}
-	var conn net.Conn = agent
-	if agent.ConnectionState().NegotiatedProtocol != "h2" {
-		conn = &h1Conn{Conn: agent}
-	}
-	if !h.queue.push(ctx, conn) {
-		return ctx.Err()
-	}
-	select {
-	case <-c.closed:
-	case <-ctx.Done():
-		_ = c.Close()
-	case <-h.stop: // the server forgets connections that were upgraded
-		_ = c.Close()
+	stopped := context.AfterFunc(ctx, func() { _ = c.Close() })
+	defer stopped()
+	if agent.ConnectionState().NegotiatedProtocol == "h2" {
+		if !h.queue.push(ctx, agent) {
+			return ctx.Err()
+		}
+		<-c.closed
+	} else {
+		h.serveH1(c, agent)
 	}
 	c.linger()
 	cancel()
@@ -172,7 +161,7 @@ func (h *Handler) Serve(ctx context.Context, f *proxy.Flow) error {
 // Close ends all connections, to agents and upstream, and waits for what New
 // started. Flows still being served end.
 func (h *Handler) Close() {
-	h.ending.Do(func() { close(h.stop) })
+	h.stop()
 	_ = h.server.Close()
 	h.serving.Wait()
 	h.pools.close()
@@ -187,18 +176,6 @@ func (h *Handler) warn(id registry.ID, message string, args ...any) {
 	if limit.Allow() {
 		h.log.Warn(message, append([]any{"registration", id}, args...)...)
 	}
-}
-
-// quiet is the output of the standard library's logger without one message:
-// net/http.Transport prints there, and nowhere else, what an upstream sent
-// unasked, and that may echo a secret (I02).
-type quiet struct{ io.Writer }
-
-func (q quiet) Write(p []byte) (int, error) {
-	if bytes.Contains(p, []byte("Unsolicited response received on idle HTTP channel")) {
-		return len(p), nil
-	}
-	return q.Writer.Write(p)
 }
 
 // load counts the requests in flight, so that one registration cannot use up
@@ -230,7 +207,8 @@ func (l *load) remove(id registry.ID) {
 	}
 }
 
-// queue is the listener of the one http.Server: flows are pushed into it.
+// queue is the listener of the http.Server that serves HTTP/2: flows are pushed
+// into it.
 type queue struct {
 	conns  chan net.Conn
 	once   sync.Once

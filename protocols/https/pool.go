@@ -2,6 +2,8 @@ package https
 
 import (
 	"context"
+	"crypto/tls"
+	"errors"
 	"net"
 	"net/http"
 	"sync"
@@ -55,8 +57,9 @@ type poolStamp struct {
 type pool struct {
 	stamp    poolStamp
 	endpoint *policy.Endpoint
-	h1       *http.Transport
-	h2       *http.Transport // offers HTTP/2 and HTTP/1.1
+	h1       h1Pool
+	h2       *http.Transport // over HTTP/2 alone
+	onlyH1   atomic.Bool     // the upstream chose HTTP/1.1 where both were offered
 	onlyH2   atomic.Bool     // the upstream refused HTTP/1.1
 	used     atomic.Int64    // time of the latest use, Unix nanoseconds
 
@@ -78,7 +81,7 @@ func (p *pool) ready(c *policy.Credential, s secret.Secret) error {
 }
 
 func (p *pool) closeIdle() {
-	p.h1.CloseIdleConnections()
+	p.h1.close()
 	p.h2.CloseIdleConnections()
 }
 
@@ -134,50 +137,68 @@ func (ps *pools) close() {
 }
 
 func (ps *pools) newPool(key poolKey, stamp poolStamp, endpoint *policy.Endpoint) *pool {
-	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
-		ctx, cancel := context.WithTimeout(ctx, dialTimeout)
-		defer cancel()
-		return ps.dial(ctx, endpoint, key.host, key.port)
-	}
-	transport := func(alpn ...string) *http.Transport {
-		t := &http.Transport{
-			// Proxy stays nil: the environment's proxies are not the policy's host.
-			DialContext:            dial,
-			TLSClientConfig:        protocols.UpstreamTLS(endpoint, key.host, tlsSessions, alpn...),
-			TLSHandshakeTimeout:    handshakeTimeout,
-			DisableCompression:     true,
-			MaxIdleConns:           maxIdlePerPool,
-			MaxIdleConnsPerHost:    maxIdlePerPool,
-			IdleConnTimeout:        upstreamIdleTimeout,
-			ExpectContinueTimeout:  continueTimeout,
-			MaxResponseHeaderBytes: maxHeaderBytes,
-			ReadBufferSize:         upstreamBuffer,
-			WriteBufferSize:        upstreamBuffer,
-			Protocols:              new(http.Protocols),
-			HTTP2: &http.HTTP2Config{
-				MaxReceiveBufferPerStream:     maxStreamBuffer,
-				MaxReceiveBufferPerConnection: maxConnBuffer,
-				SendPingTimeout:               pingAfter,
-				PingTimeout:                   pingTimeout,
-			},
+	p := &pool{stamp: stamp, endpoint: endpoint}
+	dial := func(ctx context.Context, config *tls.Config) (*tls.Conn, *socket, error) {
+		dialing, cancel := context.WithTimeout(ctx, dialTimeout)
+		conn, err := ps.dial(dialing, endpoint, key.host, key.port)
+		cancel()
+		if err != nil {
+			return nil, nil, err
 		}
-		t.Protocols.SetHTTP1(true)
-		t.Protocols.SetHTTP2(len(alpn) > 1)
-		return t
+		return shakeHands(ctx, conn, config)
 	}
-	return &pool{stamp: stamp, endpoint: endpoint, h1: transport("http/1.1"), h2: transport("h2", "http/1.1")}
+	one := protocols.UpstreamTLS(endpoint, key.host, tlsSessions, "http/1.1")
+	both := protocols.UpstreamTLS(endpoint, key.host, tlsSessions, "h2", "http/1.1")
+	p.h1.dial = func(ctx context.Context) (*tls.Conn, *socket, error) { return dial(ctx, one) }
+	p.h2 = &http.Transport{
+		// Proxy stays nil: the environment's proxies are not the policy's host.
+		DialTLSContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			conn, s, err := dial(ctx, both)
+			if err != nil {
+				return nil, err
+			}
+			if conn.ConnectionState().NegotiatedProtocol != "h2" {
+				p.h1.put(newUpstream(&p.h1, conn, s))
+				return nil, errSpeaksH1
+			}
+			return conn, nil
+		},
+		DisableCompression:     true,
+		MaxIdleConns:           maxIdlePerPool,
+		MaxIdleConnsPerHost:    maxIdlePerPool,
+		IdleConnTimeout:        upstreamIdleTimeout,
+		ExpectContinueTimeout:  continueTimeout,
+		MaxResponseHeaderBytes: maxHeaderBytes,
+		Protocols:              new(http.Protocols),
+		HTTP2: &http.HTTP2Config{
+			MaxReceiveBufferPerStream:     maxStreamBuffer,
+			MaxReceiveBufferPerConnection: maxConnBuffer,
+			SendPingTimeout:               pingAfter,
+			PingTimeout:                   pingTimeout,
+		},
+	}
+	p.h2.Protocols.SetHTTP2(true)
+	return p
 }
+
+var errSpeaksH1 = errors.New("the upstream chose HTTP/1.1")
 
 // roundTrip sends out upstream: by HTTP/1.1, or by whatever ALPN settles on
 // where h2 is set or the upstream speaks nothing else.
-func (p *pool) roundTrip(out *http.Request, h2 bool) (*http.Response, error) {
-	if h2 || p.onlyH2.Load() {
-		return p.h2.RoundTrip(out)
+func (p *pool) roundTrip(x *exchange, out *http.Request, h2 bool) (*http.Response, error) {
+	if !h2 && !p.onlyH2.Load() || p.onlyH1.Load() {
+		resp, err := p.h1.roundTrip(x, out)
+		if !protocols.WantsOtherProtocol(err) {
+			return resp, err
+		}
+		p.onlyH2.Store(true) // said in the handshake: nothing of the request was sent or read
+		p.onlyH1.Store(false)
 	}
-	resp, err := p.h1.RoundTrip(out)
-	if protocols.WantsOtherProtocol(err) { // in the handshake: nothing of the request was sent or read
-		p.onlyH2.Store(true)
-		return p.h2.RoundTrip(out)
+	resp, err := p.h2.RoundTrip(x.overHTTP2(out))
+	if errors.Is(err, errSpeaksH1) {
+		p.onlyH1.Store(true)
+		p.onlyH2.Store(false)
+		return p.h1.roundTrip(x, out)
 	}
 	return resp, err
 }

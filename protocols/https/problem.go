@@ -13,6 +13,7 @@ import (
 const (
 	codeMisdirected = "misdirected"         // 421: names another destination than the connection's
 	codeMethod      = "method_not_allowed"  // 405
+	codeRequest     = "bad_request"         // 400, 417, 431, 501, 505: no request that could be decided about
 	codeTarget      = "bad_target"          // 400
 	codeLoad        = "too_many_requests"   // 503
 	codeInjection   = "injection_failed"    // 502
@@ -77,7 +78,7 @@ func (x *exchange) answer(status int, r *proxy.Refusal) {
 // decided about it.
 func (x *exchange) refuse(status int, code, reason string) {
 	r := &proxy.Refusal{Code: code, Reason: reason}
-	x.conversation.flow.Refuse(x.r.Context(), x.summary(), r)
+	x.conversation.flow.Refuse(x.ctx, x.summary(), r)
 	x.answer(status, r)
 }
 

@@ -43,7 +43,7 @@ func (x *exchange) relay(resp *http.Response) {
 	f := flusher{control: x.control}
 	defer f.stop()
 	switch {
-	case resp.Body == http.NoBody:
+	case resp.Body == http.NoBody, isReady(resp.Body):
 	case resp.ContentLength < 0 || resp.ContentLength > smallBody:
 		f.after(headPatience)
 	default:
@@ -51,7 +51,7 @@ func (x *exchange) relay(resp *http.Response) {
 	}
 	err := x.copyBody(&f, resp.Body)
 	if err == nil && x.out != resp.ContentLength {
-		err = x.r.Context().Err() // an agent that has left did not get it whole
+		err = x.ctx.Err() // an agent that has left did not get it whole
 	}
 	if err != nil {
 		x.status = code + " aborted"
@@ -158,4 +158,10 @@ func (f *flusher) stop() {
 		f.timer.Stop()
 		f.timer = nil
 	}
+}
+
+// isReady reports whether the first bytes of a body are here already.
+func isReady(body io.Reader) bool {
+	b, ok := body.(*tripBody)
+	return ok && b.ready()
 }

@@ -1,6 +1,7 @@
 package https
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -11,8 +12,6 @@ import (
 	"runtime/debug"
 	"strings"
 	"sync"
-	"sync/atomic"
-	"time"
 
 	"github.com/clawpatrol/clawpatrol/policy"
 	"github.com/clawpatrol/clawpatrol/protocols"
@@ -28,6 +27,8 @@ const maxInformational = 32
 type exchange struct {
 	handler      *Handler
 	conversation *conversation
+	agent        *agentConn      // of an HTTP/1.1 agent; else nil
+	ctx          context.Context // ends with the request
 	w            http.ResponseWriter
 	control      *http.ResponseController
 	r            *http.Request
@@ -38,55 +39,61 @@ type exchange struct {
 	path     string
 	upgrade  string // the protocol an HTTP/1.1 agent asks to switch to
 	body     *requestBody
-	status   string // for the action log
-	out      int64  // bytes of body sent to the agent
-	echoed   bool   // the upstream sent the secret back
+	upload   *upload   // where the body goes upstream on a goroutine of ours
+	pipe     *bodyPipe // where it goes by way of a transport
+	status   string    // for the action log
+	out      int64     // bytes of body sent to the agent
+	echoed   bool      // the upstream sent the secret back
 
 	mu            sync.Mutex
 	headSent      bool // no 1xx any more; guarded by mu
 	over          bool // w and control must not be used any more; guarded by mu
-	bodyStarted   bool // the agent's body is being read; guarded by mu
 	informational int  // 1xx from upstream; guarded by mu
 }
 
-// serveRequest is the http.Server's handler: every request of every flow.
+// serveRequest is the http.Server's handler: every request of every HTTP/2 agent.
 func (h *Handler) serveRequest(w http.ResponseWriter, r *http.Request) {
 	c, ok := r.Context().Value(conversationKey{}).(*conversation)
 	if !ok || !c.begin() {
 		panic(http.ErrAbortHandler)
 	}
 	defer c.running.Done()
-	c.restCame()
-	x := &exchange{handler: h, conversation: c, w: w, control: http.NewResponseController(w), r: r, status: "aborted"}
-	defer x.end()
-	if id := c.flow.Registration; h.load.add(id) {
+	x := &exchange{handler: h, conversation: c, ctx: r.Context(), w: w, control: http.NewResponseController(w), r: r, status: "aborted"}
+	if !h.carry(x) {
+		panic(http.ErrAbortHandler)
+	}
+}
+
+// carry runs an exchange to its end. It reports false where the agent must not
+// take the answer for a whole one.
+func (h *Handler) carry(x *exchange) (whole bool) {
+	defer func() { whole = x.end(recover()) }()
+	if id := x.conversation.flow.Registration; h.load.add(id) {
 		defer h.load.remove(id)
 		x.run()
 	} else {
 		x.refuse(http.StatusServiceUnavailable, codeLoad, "too many requests of this registration are running")
 	}
+	return true
 }
 
 // end closes the books, whatever happened: panics stop at the request.
-func (x *exchange) end() {
-	fault := recover()
+func (x *exchange) end(fault any) (whole bool) {
 	x.mu.Lock()
 	x.over = true
 	x.mu.Unlock()
 	if x.body != nil && x.body.permit != nil {
-		close(x.body.permit.over)
+		x.body.permit.end()
+	}
+	if x.pipe != nil {
+		x.pipe.abandon()
 	}
 	if fault != nil && fault != http.ErrAbortHandler {
-		// The value could hold anything, the secret included; its type cannot.
-		x.handler.log.Error("panic in an https request", "registration", x.conversation.flow.Registration,
-			"endpoint", x.conversation.flow.Match.Endpoint.Ref(), "type", fmt.Sprintf("%T", fault), "stack", string(debug.Stack()))
+		x.logPanic(fault)
 		x.status = "internal_error"
 	}
 	if x.echoed {
 		x.handler.warn(x.conversation.flow.Registration, "the upstream sent the credential back in a header; it was masked", "endpoint", x.conversation.flow.Match.Endpoint.Ref())
-	}
-	if x.body != nil && x.r.ProtoMajor == 1 && !x.body.ended.Load() {
-		x.conversation.expectRest()
 	}
 	if x.grant != nil {
 		result := registry.ActionResult{Status: x.status, BytesOut: x.out}
@@ -95,9 +102,13 @@ func (x *exchange) end() {
 		}
 		x.grant.Finish(result)
 	}
-	if fault != nil {
-		panic(http.ErrAbortHandler)
-	}
+	return fault == nil
+}
+
+func (x *exchange) logPanic(fault any) {
+	// The value could hold anything, the secret included; its type cannot.
+	x.handler.log.Error("panic in an https request", "registration", x.conversation.flow.Registration,
+		"endpoint", x.conversation.flow.Match.Endpoint.Ref(), "type", fmt.Sprintf("%T", fault), "stack", string(debug.Stack()))
 }
 
 // run decides and forwards.
@@ -106,6 +117,10 @@ func (x *exchange) run() {
 	switch x.r.Method {
 	case http.MethodConnect, http.MethodTrace: // TRACE would show the credential: RFC 9110 section 9.3.8
 		x.refuse(http.StatusMethodNotAllowed, codeMethod, "the method "+x.r.Method+" is not forwarded")
+		return
+	}
+	if !isToken(x.r.Method) { // HTTP/2 says nothing about it
+		x.refuse(http.StatusBadRequest, codeRequest, "the method is malformed")
 		return
 	}
 	if reason := contradiction(x.r, flow.Match); reason != "" {
@@ -117,7 +132,7 @@ func (x *exchange) run() {
 		x.refuse(http.StatusBadRequest, codeTarget, "the request target is malformed")
 		return
 	}
-	grant, err := flow.Authorize(x.r.Context(), proxy.Action{Summary: x.summary(), Choose: x.choose})
+	grant, err := flow.Authorize(x.ctx, proxy.Action{Summary: x.summary(), Choose: x.choose})
 	if err != nil {
 		var refusal *proxy.Refusal
 		if !errors.As(err, &refusal) { // the request's own end
@@ -178,13 +193,20 @@ func (x *exchange) pool() (*pool, error) {
 func (x *exchange) forward(p *pool) {
 	out := x.outgoing()
 	x.identify(out, p.injection)
-	resp, err := p.roundTrip(out, x.r.ProtoMajor == 2)
+	if x.agent != nil {
+		x.agent.watch.start(x.body != nil)
+	}
+	resp, err := p.roundTrip(x, out, x.r.ProtoMajor == 2)
 	x.mu.Lock()
 	x.headSent = true
 	x.mu.Unlock()
 	if err != nil {
-		if x.r.Context().Err() != nil {
+		if x.ctx.Err() != nil {
 			panic(http.ErrAbortHandler)
+		}
+		if errors.Is(err, errBody) {
+			x.answer(http.StatusBadRequest, &proxy.Refusal{Code: codeRequest, Reason: "the request's body is malformed"})
+			return
 		}
 		failure := protocols.Explain(err)
 		detail, _ := x.scrubber.mask(err.Error()) // it may quote what the upstream sent
@@ -247,12 +269,24 @@ func (x *exchange) outgoing() *http.Request {
 		// HTTP/2 because it is never off there.
 		_ = x.control.EnableFullDuplex()
 	}
-	trace := &httptrace.ClientTrace{Got1xxResponse: x.inform}
 	if x.body != nil && hasToken(out.Header["Expect"], "100-continue") {
-		x.body.permit = &permit{over: make(chan struct{})}
+		x.body.permit = newPermit()
+	}
+	return out
+}
+
+// overHTTP2 prepares a request for a transport.
+func (x *exchange) overHTTP2(out *http.Request) *http.Request {
+	trace := &httptrace.ClientTrace{Got1xxResponse: func(code int, h textproto.MIMEHeader) error { return x.inform(code, http.Header(h)) }}
+	if x.body != nil && x.body.permit != nil {
 		trace.Wait100Continue, trace.Got100Continue = x.body.permit.ask, x.body.permit.grant
 	}
-	return out.WithContext(httptrace.WithClientTrace(x.r.Context(), trace))
+	out = out.WithContext(httptrace.WithClientTrace(x.ctx, trace))
+	if x.agent != nil && x.body != nil {
+		x.pipe = x.pipeBody()
+		out.Body = x.pipe
+	}
+	return out
 }
 
 // trailer is the request's announced trailer fields that may go upstream, their
@@ -286,9 +320,9 @@ func framing(name string) bool {
 	return true
 }
 
-// inform relays a 1xx. It runs on a goroutine of the transport, before the
+// inform relays a 1xx. It may run on a goroutine of a transport, before the
 // round trip has returned or never.
-func (x *exchange) inform(code int, from textproto.MIMEHeader) error {
+func (x *exchange) inform(code int, from http.Header) error {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	// All of them count, those that go no further too: the transport sets no limit
@@ -296,104 +330,16 @@ func (x *exchange) inform(code int, from textproto.MIMEHeader) error {
 	if x.informational++; x.informational > maxInformational {
 		return errors.New("too many informational responses")
 	}
-	// 100 is for the transport; the agent gets its own when its body is wanted.
-	// Over HTTP/1.1 net/http writes that one on the goroutine that reads the
-	// body, without a lock that a 1xx written here would share.
-	if code == http.StatusContinue || x.headSent || !x.r.ProtoAtLeast(1, 1) ||
-		x.bodyStarted && x.r.ProtoMajor == 1 && x.r.Header.Get("Expect") != "" {
+	// 100 is for the gateway; the agent gets its own when its body is wanted.
+	if code == http.StatusContinue || x.headSent || !x.r.ProtoAtLeast(1, 1) {
 		return nil
 	}
 	h := x.w.Header()
-	x.responseHeader(h, http.Header(from))
+	x.responseHeader(h, from)
 	delete(h, "Date")
 	delete(h, "Content-Type")
 	delete(h, "Content-Length")
 	x.w.WriteHeader(code)
 	clear(h)
 	return nil
-}
-
-// requestBody is the agent's body on its way upstream. The transport reads and
-// closes it; the server closes what is under it.
-type requestBody struct {
-	exchange *exchange
-	from     io.Reader
-	trailer  http.Header  // gets its values at the body's end
-	permit   *permit      // of a request with Expect: 100-continue; else nil
-	started  bool         // owned by the reader
-	read     atomic.Int64 // bytes
-	ended    atomic.Bool  // read to its end
-}
-
-func (b *requestBody) Read(p []byte) (int, error) {
-	if !b.started {
-		if b.permit != nil && !b.permit.granted() {
-			// An error would close the connection that the answer is coming on.
-			<-b.permit.over
-			return 0, errNotWanted
-		}
-		b.started = true
-		b.exchange.mu.Lock()
-		b.exchange.bodyStarted = true
-		b.exchange.mu.Unlock()
-	}
-	n, err := b.from.Read(p)
-	b.read.Add(int64(n))
-	if err == io.EOF && !b.ended.Load() {
-		for name := range b.trailer {
-			b.trailer[name] = b.exchange.r.Trailer[name]
-		}
-		b.ended.Store(true)
-	}
-	return n, err
-}
-
-// Close wakes a Read that waits for more, because the upstream wants no more.
-// Before the first Read it does nothing: RoundTrip may be tried again. The
-// server reads on in any case, to find the next request.
-func (b *requestBody) Close() error {
-	x := b.exchange
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	if x.over || !x.bodyStarted || b.ended.Load() {
-		return nil
-	}
-	if x.r.ProtoMajor == 2 {
-		_ = x.control.SetReadDeadline(time.Unix(1, 0)) // of this stream
-	} else if !x.headSent { // else its end is near, and the connection must live until then
-		x.conversation.expectRest()
-	}
-	return nil
-}
-
-var errNotWanted = errors.New("the upstream answered without asking for the body")
-
-// permit is the upstream's 100, or the second in which it did not answer. Where
-// a final response comes instead, the transport sends the body all the same, to
-// go on using the connection; but then the agent would be told to send it.
-type permit struct {
-	over chan struct{} // closed when the request has ended
-
-	mu    sync.Mutex
-	asked time.Time // guarded by mu
-	given bool      // guarded by mu
-}
-
-// ask runs when the transport begins to wait, grant when a 100 has come.
-func (p *permit) ask() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.asked = time.Now()
-}
-
-func (p *permit) grant() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.given = true
-}
-
-func (p *permit) granted() bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.given || time.Since(p.asked) >= continueTimeout
 }

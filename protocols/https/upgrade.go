@@ -90,6 +90,7 @@ func (x *exchange) switchProtocols(resp *http.Response) {
 // and leaves the other open; an error ends both.
 func (x *exchange) pump(agent net.Conn, fromAgent *bufio.Reader, upstream io.ReadWriteCloser) {
 	x.body = &requestBody{exchange: x, from: fromAgent}
+	x.body.started.Store(true)
 	var up sync.WaitGroup
 	up.Go(func() {
 		if err := copyHalf(upstream, x.body); err != nil {

@@ -1,0 +1,56 @@
+package https
+
+import (
+	"bufio"
+	"net/http"
+	"slices"
+	"strings"
+
+	"golang.org/x/net/http/httpguts"
+)
+
+// writeFields writes header's fields by name. What would not stay one field is
+// not written as it is: a name that is none is left out, and a line break in a
+// value becomes a blank.
+func writeFields(w *bufio.Writer, header http.Header) {
+	var few [32]string
+	names := few[:0]
+	for name := range header {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	for _, name := range names {
+		values := header[name]
+		if len(values) == 0 || !httpguts.ValidHeaderFieldName(name) {
+			continue
+		}
+		for _, value := range values {
+			if !httpguts.ValidHeaderFieldValue(value) {
+				value = oneLine.Replace(value)
+			}
+			_, _ = w.WriteString(name)
+			_, _ = w.WriteString(": ")
+			_, _ = w.WriteString(strings.TrimSpace(value))
+			_, _ = w.WriteString("\r\n")
+		}
+	}
+}
+
+// sendable reports whether all fields of a header are what they must be. Who
+// reads them from the agent sees to it; what is injected is checked as well; but
+// a request that falls in two would be one nobody decided about.
+func sendable(header http.Header) bool {
+	for name, values := range header {
+		if !httpguts.ValidHeaderFieldName(name) {
+			return false
+		}
+		for _, value := range values {
+			if !httpguts.ValidHeaderFieldValue(value) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+var oneLine = strings.NewReplacer("\r", " ", "\n", " ", "\x00", " ")
