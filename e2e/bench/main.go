@@ -80,6 +80,6 @@ func bench(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	fmt.Printf("\n%d of %d samples were noisy, because other processes used the machine, and %d were noisy still when they were taken again.\n", m.again, m.taken, m.kept)
+	fmt.Printf("\n%d of %d samples were noisy, because other processes used the machine; %d had to be kept.\n", m.again, m.taken, m.kept)
 	return nil
 }
