@@ -37,7 +37,8 @@ var mayImport = map[string][]string{
 	"dashboard": {"listener", "policy", "registry", "secret"},
 
 	// What runs on an agent host knows the protocol and nothing of the gateway.
-	"agent": {"enrolment", "secret"},
+	"agent":         {"enrolment", "secret"},
+	"agent/sandbox": {"agent"},
 }
 
 // anything is for what assembles or tests the whole.

@@ -11,6 +11,7 @@ func joinCommand() *cobra.Command {
 		req    agent.JoinRequest
 		state  string
 		asJSON bool
+		forRun bool
 	)
 	c := &cobra.Command{
 		Use:   "join URL [--ca-fingerprint sha256:HEX]",
@@ -30,6 +31,9 @@ What it changes on this host, leave undoes.`,
 			ctx, stop := holding(c.Context())
 			defer stop()
 			req.URL = args[0]
+			if forRun {
+				return joinForRun(ctx, c, state, asJSON, req)
+			}
 			return agent.New(agent.Config{StateDir: state, Out: c.OutOrStdout(), JSON: asJSON}).Join(ctx, req)
 		},
 	}
@@ -37,6 +41,7 @@ What it changes on this host, leave undoes.`,
 	f.StringVar(&req.CAFingerprint, "ca-fingerprint", "", "sha256:HEX of the gateway's CA certificate; without it the certificate must be publicly trusted")
 	f.StringVar(&req.Name, "name", "", "the name an operator sees (default: this host's)")
 	f.BoolVar(&req.Service, "service", false, "once approved, leave the tunnel to systemd")
+	f.BoolVar(&forRun, "no-tunnel", false, "enrol for clawpatrol run only: without root, below $XDG_STATE_HOME")
 	jsonFlag(c, &asJSON)
 	stateFlag(c, &state)
 	return c

@@ -50,6 +50,9 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	if err == nil {
 		return 0
 	}
+	if code, ok := runStatus(err); ok {
+		return code
+	}
 	text, advice := sentence(err), hint(err)
 	switch {
 	case advice != "":
@@ -69,7 +72,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	if !ran || errors.Is(err, agent.ErrUsage) {
 		return 2
 	}
-	return 1
+	return failureStatus(err)
 }
 
 // arguments accepts from least to most of them, of which there is one at most.
@@ -107,7 +110,9 @@ func rootCommand() *cobra.Command {
 		envCommand(),
 		trustCommand(),
 		doctorCommand(),
+		runCommand(),
 		versionCommand(),
 	)
+	root.AddCommand(runParts()...)
 	return root
 }

@@ -1,0 +1,154 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/clawpatrol/clawpatrol/agent"
+)
+
+const (
+	startTimeout = 20 * time.Second // for a daemon to answer, the gateway's answer included
+	logName      = "run.log"        // of the daemon: what it said when it last started
+	maxComplaint = 4 << 10          // bytes of what a daemon that did not start says
+)
+
+// askLease connects to the enrolment's daemon, starting it if need be, and asks
+// for a lease. The lease lasts as long as the connection.
+func askLease(ctx context.Context, cfg Config) (*net.UnixConn, *lease, error) {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	for {
+		c, err := dial(cfg.Agent.PrivateDir())
+		if err == nil {
+			var l *lease
+			if l, err = requestLease(ctx, c); err == nil {
+				return c, l, nil
+			}
+			c.Close()
+			// A daemon that ends while it is asked says nothing.
+			if !errors.Is(err, io.EOF) && !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, syscall.EPIPE) {
+				return nil, nil, err
+			}
+		}
+		if err := startDaemon(cfg); err != nil && !errors.Is(err, agent.ErrHeld) {
+			return nil, nil, err
+		}
+		select {
+		case <-time.After(10 * time.Millisecond):
+		case <-ctx.Done():
+			return nil, nil, withHint(fmt.Errorf("asking the daemon for an address: %w", context.Cause(ctx)), "another clawpatrol may hold the enrolment without serving runs")
+		}
+	}
+}
+
+func dial(private string) (*net.UnixConn, error) {
+	addr, closeDir, err := socketAddress(private)
+	if err != nil {
+		return nil, err
+	}
+	defer closeDir()
+	return net.DialUnix("unixpacket", nil, addr)
+}
+
+func requestLease(ctx context.Context, c *net.UnixConn) (*lease, error) {
+	stop := context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Now()) })
+	defer stop()
+	if err := send(c, message{Run: true}, -1); err != nil {
+		return nil, err
+	}
+	m, fd, err := receive(c)
+	closeFD(fd)
+	if err == nil {
+		err = m.err()
+	}
+	if err == nil && (m.Lease == nil || len(m.Lease.Addresses) == 0) {
+		err = errors.New("the daemon's answer has no address")
+	}
+	if err != nil {
+		return nil, err
+	}
+	return m.Lease, nil
+}
+
+// startDaemon starts one and waits until it serves. agent.ErrHeld: there is one
+// already, or just now another is starting.
+func startDaemon(cfg Config) error {
+	ready, child, err := os.Pipe()
+	if err != nil {
+		return fmt.Errorf("starting the daemon: %w", err)
+	}
+	defer ready.Close()
+	defer child.Close()
+	log, err := os.OpenFile(filepath.Join(cfg.Agent.PrivateDir(), logName), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	if err != nil {
+		if errors.Is(err, os.ErrNotExist) {
+			return agent.ErrNotEnrolled
+		}
+		return fmt.Errorf("starting the daemon: %w", err)
+	}
+	defer log.Close()
+	cmd := exec.Command(self, DaemonCommand, "--state", cfg.State)
+	// It outlives this run, and nothing of this run's environment is for it.
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME")}
+	cmd.Dir = "/"
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.ExtraFiles = []*os.File{child}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("starting the daemon: %w", err)
+	}
+	child.Close()
+	go func() { _ = cmd.Wait() }() // so that it does not stay behind as a zombie while we run
+	said, err := io.ReadAll(io.LimitReader(ready, maxComplaint))
+	if err != nil {
+		return fmt.Errorf("starting the daemon: %w", err)
+	}
+	switch text, hint, _ := strings.Cut(string(said), "\n"); {
+	case text == daemonServes:
+		return nil
+	case text == daemonHeld:
+		return agent.ErrHeld
+	case text == "":
+		return withHint(errors.New("starting the daemon: it ended at once"), "see "+log.Name())
+	default:
+		return withHint(errors.New(text), hint)
+	}
+}
+
+// What a daemon says on its descriptor 3 when it has started, or not: one of
+// these, or an error and its hint on two lines.
+const (
+	daemonServes = "serving"
+	daemonHeld   = "held"
+)
+
+// ServeStarted is Serve in a process that startDaemon made.
+func ServeStarted(ctx context.Context, cfg DaemonConfig) error {
+	told := os.NewFile(3, "ready")
+	tell := func(s string) {
+		_, _ = told.WriteString(s) // whoever started it may have gone
+		_ = told.Close()
+	}
+	_ = os.Truncate(filepath.Join(cfg.Agent.PrivateDir(), logName), 0)
+	cfg.Ready = func() { tell(daemonServes) }
+	err := Serve(ctx, cfg)
+	switch {
+	case err == nil:
+	case errors.Is(err, agent.ErrHeld):
+		tell(daemonHeld)
+		return nil
+	default:
+		tell(err.Error() + "\n" + hintOf(err))
+	}
+	return err
+}

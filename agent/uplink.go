@@ -1,0 +1,323 @@
+package agent
+
+import (
+	"context"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"golang.zx2c4.com/wireguard/conn"
+	"golang.zx2c4.com/wireguard/device"
+	"golang.zx2c4.com/wireguard/tun"
+)
+
+// ErrHeld is in the chain of an error where another process holds the
+// enrolment's lock; ErrNotEnrolled where there is no enrolment.
+var (
+	ErrHeld        = errHeld
+	ErrNotEnrolled = errNotEnrolled
+)
+
+// UserStateDir is where a user's own enrolment is kept (`join --no-tunnel`): below
+// $XDG_STATE_HOME, or the directory that the XDG Base Directory Specification
+// names instead.
+func UserStateDir() (string, error) {
+	if dir := os.Getenv("XDG_STATE_HOME"); filepath.IsAbs(dir) {
+		return filepath.Join(dir, "clawpatrol"), nil
+	}
+	home, err := os.UserHomeDir()
+	if err != nil || !filepath.IsAbs(home) {
+		return "", withHint(errors.New("finding the state directory: this user has no home directory"), "name one with --state")
+	}
+	return filepath.Join(home, ".local", "state", "clawpatrol"), nil
+}
+
+// NewForRun returns the agent of an enrolment that serves `clawpatrol run` only.
+// It changes nothing outside its state directory and needs no privilege: unlike
+// New's, its sockets are not marked.
+func NewForRun(cfg Config) *Agent {
+	if cfg.Lookup == nil {
+		cfg.Lookup = lookupPlain
+	}
+	return New(cfg)
+}
+
+// lookupPlain asks the host's resolvers, as any program does.
+func lookupPlain(ctx context.Context, host string) ([]netip.Addr, error) {
+	addrs, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+	if err != nil {
+		return nil, err
+	}
+	for i, a := range addrs {
+		addrs[i] = a.Unmap()
+	}
+	return addrs, nil
+}
+
+func plainDialer(netip.Addr) *net.Dialer { return &net.Dialer{Timeout: dialTimeout} }
+
+// JoinForRun enrols with a gateway for `clawpatrol run`, waits for the approval
+// and returns: no tunnel is opened and nothing of the host's changes. Where it
+// was cut short, it goes on. A request that cannot be right is ErrUsage.
+func (a *Agent) JoinForRun(ctx context.Context, req JoinRequest) error {
+	u, err := parseGatewayURL(req.URL)
+	if err != nil {
+		return usage(err)
+	}
+	var pin *fingerprint
+	if req.CAFingerprint != "" {
+		f, err := parseFingerprint(req.CAFingerprint)
+		if err != nil {
+			return usage(err)
+		}
+		pin = &f
+	}
+	name, err := registrationName(req.Name)
+	if err != nil {
+		return usage(err)
+	}
+	if req.Service {
+		return usage(errors.New("--service is for a tunnel, and --no-tunnel asks for none"))
+	}
+	if err := checkWay(a.paths.dir); err != nil {
+		return err
+	}
+	for _, d := range []struct {
+		path string
+		mode fs.FileMode
+	}{{a.paths.dir, 0o755}, {a.paths.private(), 0o700}, {a.paths.public(), 0o755}} {
+		if err := makeDir(d.path, d.mode); err != nil {
+			return err
+		}
+	}
+	unlock, err := lockState(a.paths)
+	if err != nil {
+		return fmt.Errorf("joining: %w", err)
+	}
+	defer unlock()
+	defer a.removeUnused()
+	if err := checkRoom(a.paths.dir); err != nil {
+		return fmt.Errorf("joining: %w", err)
+	}
+	s := newSession(u, pin, a.cfg.Lookup, a.cfg.Now)
+	s.dialTo = plainDialer
+	defer s.close()
+	st, err := a.resume(ctx, s, u, pin)
+	if errors.Is(err, errNotEnrolled) {
+		st, err = a.enrol(ctx, s, u, pin, name)
+	}
+	if err == nil {
+		err = a.awaitApproval(ctx, s, st)
+	}
+	if err != nil && ctx.Err() != nil {
+		return errStoppedEarly
+	}
+	return err
+}
+
+// awaitApproval polls until the registration is approved, and writes what `env`
+// and `run` read.
+func (a *Agent) awaitApproval(ctx context.Context, s *session, st *state) error {
+	h := &holder{a: a, st: st, s: s}
+	var background sync.WaitGroup
+	defer background.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	polls := make(chan polled)
+	background.Go(func() { h.poll(ctx, polls) })
+	for {
+		var p polled
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case p = <-polls:
+		}
+		if p.err != nil || p.resp.State != stateApproved {
+			if err := h.polled(ctx, p); err != nil {
+				return err
+			}
+			continue
+		}
+		if err := a.writePublic(ctx, st, p.resp.Env); err != nil {
+			return err
+		}
+		st.Approved = true
+		if err := saveState(a.paths, st); err != nil {
+			return err
+		}
+		a.tell(Event{Event: EventApproved}, "approved")
+		a.tell(Event{Event: EventProfiles, Profiles: printable(p.resp.Profiles)}, "profiles: %s", profileList(p.resp.Profiles))
+		a.tell(Event{Event: EventReady}, "ready")
+		return nil
+	}
+}
+
+func (a *Agent) writePublic(ctx context.Context, st *state, env map[string]string) error {
+	ca, _, err := parseCA(st.Claim.CAPEM)
+	if err != nil {
+		return fmt.Errorf("reading the gateway's CA certificate: %w", err)
+	}
+	if err := a.writeBundles(ctx, ca, encodeCA(ca)); err != nil {
+		return err
+	}
+	return a.writeEnv(st, env)
+}
+
+func encodeCA(ca *x509.Certificate) []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: ca.Raw})
+}
+
+// Uplink is the tunnel of an enrolment for `run`: userspace WireGuard whose
+// packets come from and go to a tun.Device of the caller's, over UDP sockets
+// that need no privilege. It holds the enrolment's lock.
+type Uplink struct {
+	Addresses []netip.Prefix // this registration's ranges, the first address in each
+	DNS       []netip.Addr   // the gateway's resolvers, reached through the tunnel
+	MTU       int            // bytes of a packet
+
+	h      *holder
+	cfg    tunnelConfig
+	unlock func()
+}
+
+// LoadUplink reads the enrolment and takes its lock. Errors: ErrNotEnrolled,
+// ErrHeld.
+func (a *Agent) LoadUplink() (*Uplink, error) {
+	if err := checkWay(a.paths.private()); err != nil {
+		return nil, err
+	}
+	unlock, err := lockState(a.paths)
+	if err != nil {
+		return nil, err
+	}
+	st, s, err := a.enrolled()
+	if err != nil {
+		unlock()
+		return nil, err
+	}
+	s.dialTo = plainDialer
+	if st.Claim == nil || !st.Approved {
+		unlock()
+		return nil, withHint(errors.New("nobody has approved this enrolment yet"), "run clawpatrol join --no-tunnel again, and have an operator approve it")
+	}
+	cfg, err := newTunnelConfig(st)
+	if err != nil {
+		unlock()
+		return nil, err
+	}
+	return &Uplink{cfg.addresses, cfg.dns, cfg.mtu, &holder{a: a, st: st, s: s}, cfg, unlock}, nil
+}
+
+// Close releases the lock. Serve must have returned.
+func (u *Uplink) Close() {
+	u.h.s.close()
+	u.unlock()
+}
+
+// PrivateDir is where the secrets of the enrolment are.
+func (a *Agent) PrivateDir() string { return a.paths.private() }
+
+// PublicDir holds what every program may read.
+func (a *Agent) PublicDir() string { return a.paths.public() }
+
+// Open starts WireGuard on dev, which it closes in the end. It must come before
+// Serve and Ready.
+func (u *Uplink) Open(ctx context.Context, dev tun.Device) error {
+	var first netip.AddrPort
+	early, stop := context.WithTimeout(ctx, earlyLookup)
+	if e, err := u.cfg.endpoints(early, u.h.a.cfg.Lookup, u.h.pinned()); err == nil {
+		first = e[0] // otherwise Serve goes on trying
+	}
+	stop()
+	wg := device.NewDevice(dev, conn.NewStdNetBind(), device.NewLogger(device.LogLevelSilent, ""))
+	// No mark: that takes a privilege, and no route of ours is in the way.
+	if err := wg.IpcSet(fmt.Sprintf("private_key=%s\n%s", hex.EncodeToString(u.cfg.privateKey.Reveal()), u.cfg.peer(first))); err != nil {
+		wg.Close()
+		return fmt.Errorf("configuring WireGuard: %w", err)
+	}
+	if err := wg.Up(); err != nil {
+		wg.Close()
+		return fmt.Errorf("starting WireGuard: %w", err)
+	}
+	u.h.t = &tunnel{dev: wg, cfg: u.cfg}
+	return nil
+}
+
+// Serve keeps the tunnel connected and follows the registration's state until
+// ctx ends, and closes the tunnel then.
+func (u *Uplink) Serve(ctx context.Context) {
+	defer u.h.t.close()
+	var background sync.WaitGroup
+	defer background.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	polls := make(chan polled)
+	background.Go(func() { u.h.poll(ctx, polls) })
+	background.Go(func() {
+		if u.h.connect(ctx, time.Time{}, false) == nil {
+			u.h.keepConnected(ctx)
+		}
+	})
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-u.h.t.dev.Wait():
+			return
+		case p := <-polls:
+			if p.err == nil && p.resp.State == stateApproved {
+				if err := u.h.a.writeEnv(u.h.st, p.resp.Env); err != nil {
+					u.h.a.say("%v", err)
+				}
+			}
+			u.h.mu.Lock()
+			if p.err != nil {
+				p.resp = u.h.last.resp // the last that was known
+			}
+			u.h.last = p
+			u.h.mu.Unlock()
+		}
+	}
+}
+
+// Ready returns nil once there is a session with the gateway and it is not known
+// to have blocked the registration; it waits until ctx ends.
+func (u *Uplink) Ready(ctx context.Context) error {
+	for {
+		u.h.mu.Lock()
+		last := u.h.last
+		u.h.mu.Unlock()
+		switch {
+		case errors.Is(last.err, errRefused):
+			return withHint(errors.New("the gateway does not know this registration any more: it was revoked, or this host's addresses have changed"), "ask an operator, or enrol anew")
+		case last.resp.State != "" && last.resp.State != stateApproved:
+			return withHint(fmt.Errorf("the registration is %s: nothing leaves", oneLine(last.resp.State)), "this host's addresses may have changed; an operator can approve it again in the dashboard")
+		}
+		s, err := u.h.t.stats()
+		if err != nil {
+			return err
+		}
+		if !s.lastHandshake.IsZero() && u.h.a.cfg.Now().Sub(s.lastHandshake) < staleAfter {
+			return nil
+		}
+		if sleep(ctx, 5*time.Millisecond) != nil {
+			return withHint(errors.New("the gateway does not answer WireGuard"), "is it running, and is its UDP port (wireguard.listen) open from here? A host that has joined as a whole cannot carry this tunnel inside its own")
+		}
+	}
+}
+
+// HostTunnel reports whether the host as a whole has joined (as root) and its
+// tunnel's interface is there: then every program's traffic goes through it.
+func HostTunnel() bool {
+	_, err := net.InterfaceByName(LinkName)
+	return err == nil
+}
