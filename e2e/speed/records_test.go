@@ -24,7 +24,7 @@ func TestSpeed_OneRecordForHeadAndSmallBody(t *testing.T) {
 		method   string
 		up, down int
 	}{
-		{"GET", 0, 0}, {"GET", 0, 2}, {"GET", 0, kib}, {"GET", 0, 2 * kib},
+		{"GET", 0, 0}, {"GET", 0, 2}, {"GET", 0, kib}, {"GET", 0, 2 * kib}, {"POST", 2, 2}, {"POST", kib, 2}, {"POST", kib, kib},
 	} {
 		t.Run(fmt.Sprintf("%s, %d bytes up, %d down", e.method, e.up, e.down), func(t *testing.T) {
 			upstream.forget()
