@@ -100,7 +100,8 @@ func (a *agentConn) next() bool {
 	}
 	if !whole {
 		a.cut = true
-		_ = a.conversation.Close() // wakes an upload that reads
+		a.leave()                  // wakes an upload that writes
+		_ = a.conversation.Close() // and one that reads
 		x.waitUpload()
 		w.drop()
 		return false
