@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"strings"
@@ -51,6 +50,9 @@ var (
 )
 
 func TestMain(m *testing.M) {
+	if os.Args[0] == probePath || os.Args[0] == "probe" {
+		os.Exit(probe(os.Args[1:]))
+	}
 	code, err := runAll(m)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "e2e/run:", err)
@@ -75,7 +77,7 @@ func runAll(m *testing.M) (code int, err error) {
 	if err := theLab.ServeHTTPS(ctx, "api.example.com", 0, upstream); err != nil {
 		return 1, err
 	}
-	if err := serveEchoes(); err != nil {
+	if err := errors.Join(serveEchoes(), servePostgres(), serveSSH()); err != nil {
 		return 1, err
 	}
 	gateway, err = theLab.StartGateway(ctx, policyText, map[string]string{"lab-ca.pem": string(theLab.PKI.PEM)})
@@ -85,7 +87,12 @@ func runAll(m *testing.M) (code int, err error) {
 	if err := gateway.Operator.SetCredential(ctx, "bearer", "api_token", apiToken); err != nil {
 		return 1, err
 	}
-	if err := addUser(ctx, host); err != nil {
+	for _, h := range theLab.Agents {
+		if err := addUser(ctx, h); err != nil {
+			return 1, err
+		}
+	}
+	if err := installProbe(ctx); err != nil {
 		return 1, err
 	}
 	if err := enrol(ctx, host, userID, userHome); err != nil {
@@ -202,56 +209,4 @@ func endDaemons() {
 			_ = p.Kill()
 		}
 	}
-}
-
-// The ports of the world's echo servers.
-const (
-	tcpPort = "7007"
-	udpPort = "7007"
-)
-
-// serveEchoes answers TCP and UDP in the world, in both families.
-func serveEchoes() error {
-	for _, a := range []string{lab.WorldIPv4.String(), lab.WorldIPv6.String()} {
-		ln, err := theLab.World.Listen(net.JoinHostPort(a, tcpPort))
-		if err != nil {
-			return err
-		}
-		go func() {
-			for {
-				c, err := ln.Accept()
-				if err != nil {
-					return
-				}
-				go func() {
-					defer c.Close()
-					b := make([]byte, 4096)
-					for {
-						n, err := c.Read(b)
-						if err != nil {
-							return
-						}
-						if _, err := c.Write(b[:n]); err != nil {
-							return
-						}
-					}
-				}()
-			}
-		}()
-		pc, err := theLab.World.ListenUDP(net.JoinHostPort(a, udpPort))
-		if err != nil {
-			return err
-		}
-		go func() {
-			b := make([]byte, 4096)
-			for {
-				n, from, err := pc.ReadFrom(b)
-				if err != nil {
-					return
-				}
-				_, _ = pc.WriteTo(b[:n], from)
-			}
-		}()
-	}
-	return nil
 }
