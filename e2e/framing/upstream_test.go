@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -29,13 +30,14 @@ type upstream struct {
 	listener net.Listener
 	running  sync.WaitGroup
 
-	mu      sync.Mutex
-	answer  func(c *upstreamConn, r record) bool // guarded by mu
-	conns   map[string]*upstreamConn             // by the gateway's address; guarded by mu
-	opened  int                                  // connections; guarded by mu
-	asked   int                                  // requests; guarded by mu
-	records []record                             // guarded by mu
-	raw     map[int]*bytes.Buffer                // by connection, since the last take; guarded by mu
+	mu       sync.Mutex
+	answer   func(c *upstreamConn, r record) bool // guarded by mu
+	conns    map[string]*upstreamConn             // by the gateway's address; guarded by mu
+	opened   int                                  // connections; guarded by mu
+	dialling int                                  // dials of the gateway under way; guarded by mu
+	asked    int                                  // requests; guarded by mu
+	records  []record                             // guarded by mu
+	raw      map[int]*bytes.Buffer                // by connection, since the last take; guarded by mu
 }
 
 // upstreamConn is one connection of the gateway, seen from both ends: what the
@@ -48,6 +50,7 @@ type upstreamConn struct {
 
 	// Guarded by up.mu.
 	accepted, dialled bool
+	left              bool  // the gateway has closed its end
 	written, read     int64 // raw bytes
 	waiting           bool  // the upstream has used all it read, and reads
 	between           bool  // requests, not in the middle of one
@@ -88,13 +91,29 @@ func (g gatewayEnd) Write(p []byte) (int, error) {
 	return g.TCPConn.Write(p)
 }
 
-// dialled wraps a connection that the gateway has made.
-func (up *upstream) dialled(conn net.Conn) net.Conn {
+func (g gatewayEnd) Close() error {
+	err := g.TCPConn.Close()
+	g.of.up.mu.Lock()
+	defer g.of.up.mu.Unlock()
+	g.of.left = true
+	return err
+}
+
+// reach wraps the connection that dial makes for the gateway.
+func (up *upstream) reach(dial func() (net.Conn, error)) (net.Conn, error) {
+	up.mu.Lock()
+	up.dialling++
+	up.mu.Unlock()
+	conn, err := dial()
 	up.mu.Lock()
 	defer up.mu.Unlock()
+	up.dialling--
+	if err != nil {
+		return nil, err
+	}
 	c := up.conn(conn.LocalAddr())
 	c.dialled = true
-	return gatewayEnd{conn.(*net.TCPConn), c}
+	return gatewayEnd{conn.(*net.TCPConn), c}, nil
 }
 
 // upstreamEnd counts what the upstream reads.
@@ -267,9 +286,33 @@ func (up *upstream) take() ([]record, map[int]*bytes.Buffer, error) {
 func (c *upstreamConn) over() bool {
 	select {
 	case <-c.ended:
-		return c.dialled
+		return c.left || !c.dialled && c.up.dialling == 0 // a dial given up
 	default:
 		return false
+	}
+}
+
+// renew ends all connections and waits until the gateway has let go of them.
+func (up *upstream) renew() error {
+	up.closeConns()
+	for end := time.Now().Add(wait); ; time.Sleep(200 * time.Microsecond) {
+		up.mu.Lock()
+		held := 0
+		for address, c := range up.conns {
+			if c.over() {
+				delete(up.conns, address)
+			} else {
+				held++
+			}
+		}
+		up.mu.Unlock()
+		if held == 0 {
+			return nil
+		}
+		if time.Now().After(end) {
+			stacks := make([]byte, 1<<20)
+			return fmt.Errorf("the gateway holds on to %d upstream connections that have ended:\n%s", held, stacks[:runtime.Stack(stacks, true)])
+		}
 	}
 }
 

@@ -107,11 +107,7 @@ func newWorld(t testing.TB) *world {
 
 // reach dials the upstream as the gateway does.
 func (w *world) reach(ctx context.Context, endpoint *policy.Endpoint, host string, port uint16) (net.Conn, error) {
-	conn, err := w.Dialer.DialEndpoint(ctx, endpoint.Address, host, port)
-	if err != nil {
-		return nil, err
-	}
-	return w.up.dialled(conn), nil
+	return w.up.reach(func() (net.Conn, error) { return w.Dialer.DialEndpoint(ctx, endpoint.Address, host, port) })
 }
 
 // agent is one connection of an agent to the handler, over a net.Pipe.
@@ -128,7 +124,11 @@ func (w *world) dial(alpn string) (*agent, error) {
 	near, far := net.Pipe()
 	flow := w.Flow(w.id, host, 443, far)
 	a := &agent{pipe: near, done: make(chan error, 1), stop: stop}
-	go func() { a.done <- w.handler.Serve(context.Background(), flow) }()
+	go func() {
+		err := w.handler.Serve(context.Background(), flow)
+		_ = far.Close() // as the proxy does
+		a.done <- err
+	}()
 	a.Conn = tls.Client(near, &tls.Config{RootCAs: w.roots, ServerName: host, NextProtos: []string{alpn}})
 	_ = near.SetDeadline(time.Now().Add(3 * wait))
 	if err := a.Handshake(); err != nil {
@@ -153,7 +153,9 @@ func (a *agent) leave() error {
 // rest waits until as few goroutines run as did the first time, once the
 // upstream's connections have ended. more is how many the test knows of.
 func (w *world) rest(more int) error {
-	w.up.closeConns()
+	if err := w.up.renew(); err != nil {
+		return err
+	}
 	end := time.Now().Add(wait)
 	n := runtime.NumGoroutine() - more
 	for w.resting != 0 && n > w.resting+2 {
