@@ -100,6 +100,9 @@ func (a *Agent) JoinForRun(ctx context.Context, req JoinRequest) error {
 		}
 	}
 	unlock, err := lockState(a.paths)
+	if errors.Is(err, errHeld) {
+		return withHint(errors.New("joining: this enrolment serves runs at the moment"), "its daemon ends two minutes after the last of them")
+	}
 	if err != nil {
 		return fmt.Errorf("joining: %w", err)
 	}
@@ -279,23 +282,55 @@ func (u *Uplink) Serve(ctx context.Context) {
 					u.h.a.say("%v", err)
 				}
 			}
-			u.h.mu.Lock()
-			if p.err != nil {
-				p.resp = u.h.last.resp // the last that was known
-			}
-			u.h.last = p
-			u.h.mu.Unlock()
+			u.learn(p)
 		}
 	}
+}
+
+// learn takes one answer. A registration that is approved again has no session
+// with the gateway any more, and this end would find out by itself only after
+// silentFor.
+func (u *Uplink) learn(p polled) {
+	u.h.mu.Lock()
+	before := u.h.last
+	if p.err != nil {
+		p.resp = before.resp // the last that was known
+	}
+	u.h.last = p
+	u.h.mu.Unlock()
+	if stands(before) || !stands(p) {
+		return
+	}
+	if s, err := u.h.t.stats(); err == nil {
+		if to, err := netip.ParseAddrPort(s.endpoint); err == nil {
+			_ = u.h.t.dial(to) // keepConnected goes on trying
+		}
+	}
+}
+
+// stands reports whether nothing is known against the registration.
+func stands(p polled) bool {
+	return !errors.Is(p.err, errRefused) && (p.resp.State == "" || p.resp.State == stateApproved)
+}
+
+func (u *Uplink) last() polled {
+	u.h.mu.Lock()
+	defer u.h.mu.Unlock()
+	return u.h.last
 }
 
 // Ready returns nil once there is a session with the gateway and it is not known
 // to have blocked the registration; it waits until ctx ends.
 func (u *Uplink) Ready(ctx context.Context) error {
+	if !stands(u.last()) {
+		// An operator may have approved it again since.
+		resp, err := u.h.s.poll(ctx, u.h.st)
+		if ctx.Err() == nil {
+			u.learn(polled{resp, err})
+		}
+	}
 	for {
-		u.h.mu.Lock()
-		last := u.h.last
-		u.h.mu.Unlock()
+		last := u.last()
 		switch {
 		case errors.Is(last.err, errRefused):
 			return withHint(errors.New("the gateway does not know this registration any more: it was revoked, or this host's addresses have changed"), "ask an operator, or enrol anew")

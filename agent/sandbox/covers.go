@@ -291,7 +291,12 @@ func coverDevices() error {
 	if err := unix.Mount("tmpfs", "/dev/shm", "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=1777"); err != nil {
 		return fmt.Errorf("covering /dev/shm: %w", err)
 	}
-	// Settings that take effect outside, and a button that stops the machine.
+	return nil
+}
+
+// coverSettings is for root's command too: settings that take effect outside,
+// and a button that stops the machine. The keeper's own are made by then.
+func coverSettings() error {
 	for _, path := range []string{"/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus", "/proc/fs", "/proc/acpi", "/proc/scsi"} {
 		err := unix.Mount(path, path, "", unix.MS_BIND|unix.MS_REC, "")
 		if errors.Is(err, unix.ENOENT) {

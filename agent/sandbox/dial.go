@@ -98,6 +98,7 @@ func startDaemon(cfg Config) error {
 	}
 	defer log.Close()
 	cmd := exec.Command(self, DaemonCommand, "--state", cfg.State)
+	cmd.Args[0] = "clawpatrol"
 	// It outlives this run, and nothing of this run's environment is for it.
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME")}
 	cmd.Dir = "/"

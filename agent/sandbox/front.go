@@ -33,6 +33,9 @@ func Run(ctx context.Context, cfg Config) error {
 	}
 	exported, err := cfg.Agent.Env()
 	if err != nil {
+		if _, there := os.Stat(cfg.Agent.PrivateDir()); errors.Is(there, os.ErrNotExist) && !cfg.Host {
+			return withHint(errors.New("this user has not enrolled for clawpatrol run"), "run: clawpatrol join URL --ca-fingerprint sha256:HEX --no-tunnel")
+		}
 		return err
 	}
 	keeper, child, err := pair()

@@ -90,6 +90,11 @@ func (k *keeper) run(args []string) (code int, err error) {
 			return 0, err
 		}
 	}
+	if m.Plan.Root {
+		if err := coverSettings(); err != nil {
+			return 0, err
+		}
+	}
 	signals := notify()
 	if err := k.start(args, m.Plan.Dir); err != nil {
 		return 0, err
@@ -147,6 +152,12 @@ func (k *keeper) start(args []string, dir string) error {
 		},
 	})
 	_ = unix.Close(pipe[1])
+	// The command is of the same user. Its own namespace keeps it from tracing this
+	// process (ptrace(2)); this keeps it from looking as well. It comes after the
+	// fork, for which the child's files in /proc must be ours.
+	if dumpable := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err == nil && dumpable != nil {
+		return fmt.Errorf("hiding the keeper: %w", dumpable)
+	}
 	if err != nil {
 		if _, there := os.Stat(dir); there != nil {
 			return withHint(fmt.Errorf("starting the command in %s: %w", dir, there), "this directory is not shown inside: start from another")

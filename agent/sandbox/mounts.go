@@ -54,7 +54,7 @@ func unescapeMount(s string) string {
 	return b.String()
 }
 
-// aliases returns the other paths of the directory path, and of what is mounted
+// aliases returns the other paths of what is at path, and of what is mounted
 // elsewhere from inside it: a bind mount shows the same files under another
 // name, and a cover hides one name only.
 func (t mountTable) aliases(path string) []string {

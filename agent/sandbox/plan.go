@@ -93,7 +93,7 @@ func makePlan(s surroundings, states map[string]string, l *lease) (*plan, error)
 			p.Public = append(p.Public, shown)
 		}
 	}
-	if p.Sockets, err = p.findSockets(s.unixSockets); err != nil {
+	if p.Sockets, err = p.findSockets(s.unixSockets, mounts); err != nil {
 		return nil, err
 	}
 	if err := p.resolver(l); err != nil {
@@ -139,7 +139,7 @@ func below(path, dir string) bool {
 // findSockets lists the UNIX sockets that have a name in the file system and are
 // not under a cover (proc_net(5), unix). They lead to programs outside whatever
 // the network namespace.
-func (p *plan) findSockets(r io.Reader) ([]string, error) {
+func (p *plan) findSockets(r io.Reader, mounts mountTable) ([]string, error) {
 	var out []string
 	sc := bufio.NewScanner(r)
 	for sc.Scan() {
@@ -152,13 +152,18 @@ func (p *plan) findSockets(r io.Reader) ([]string, error) {
 			continue
 		}
 		real, err := filepath.EvalSymlinks(path)
-		if err != nil || p.covered(real) || slices.Contains(out, real) {
+		if err != nil {
 			continue
 		}
-		if len(out) == maxSockets {
-			return nil, fmt.Errorf("covering the UNIX sockets of outside: there are more than %d", maxSockets)
+		for _, path := range append([]string{real}, mounts.aliases(real)...) {
+			if p.covered(path) || slices.Contains(out, path) {
+				continue
+			}
+			if len(out) == maxSockets {
+				return nil, fmt.Errorf("covering the UNIX sockets of outside: there are more than %d", maxSockets)
+			}
+			out = append(out, path)
 		}
-		out = append(out, real)
 	}
 	if err := sc.Err(); err != nil {
 		return nil, fmt.Errorf("listing the UNIX sockets of outside: %w", err)

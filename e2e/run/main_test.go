@@ -194,10 +194,12 @@ func daemons() (pids []int) {
 		if len(args) < 4 || args[1] != "run-daemon" {
 			continue
 		}
-		ours, err1 := os.Readlink(host.Path("/../ns/mnt"))
-		theirs, err2 := os.Readlink("/proc/" + e.Name() + "/ns/mnt")
-		if err1 == nil && err2 == nil && ours == theirs {
-			pids = append(pids, pid)
+		// Every host of the lab has a /run of its own.
+		theirs, err := os.Stat("/proc/" + e.Name() + "/root/run")
+		for _, h := range theLab.Agents {
+			if ours, err2 := os.Stat(h.Path("/run")); err == nil && err2 == nil && os.SameFile(ours, theirs) {
+				pids = append(pids, pid)
+			}
 		}
 	}
 	return pids

@@ -2,7 +2,6 @@ package run
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -48,7 +47,6 @@ func probe(args []string) int {
 		"forge":   probeForge,
 		"serve":   probeServe,
 		"echo":    probeEcho,
-		"fds":     probeFDs,
 	}[args[0]]
 	if do == nil {
 		fmt.Fprintln(os.Stderr, "unknown probe", args[0])
@@ -197,20 +195,4 @@ func probeForge(args []string) error {
 		return err
 	}
 	return unix.Sendto(fd, []byte(args[2]), 0, &to)
-}
-
-// fds: fails if any descriptor above 2 is open.
-func probeFDs([]string) error {
-	entries, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		return err
-	}
-	for _, e := range entries {
-		fd, _ := strconv.Atoi(e.Name())
-		target, err := os.Readlink("/proc/self/fd/" + e.Name())
-		if fd > 2 && err == nil && !strings.HasPrefix(target, "anon_inode") && target != "/proc/self/fd" && !strings.HasPrefix(target, "/proc/") {
-			return errors.New("descriptor " + e.Name() + " is " + target)
-		}
-	}
-	return nil
 }
