@@ -11,7 +11,11 @@ type Counters struct {
 	ICMPSuppressed uint64 // ICMP errors not sent because the peer had its share
 	OverLimit      uint64 // TCP connection attempts over one of the peer's limits: reset
 	NoSession      uint64 // not sent: the agent host is away and its share of the staging queue is used up
-	Flooded        uint64 // not decrypted: the peer, or a session not known yet, had its share inside the WireGuard device
+	Flooded        uint64 // not decrypted: the peer had its share inside the WireGuard device
+	Strays         uint64 // messages of no session
+	Suspects       uint64 // messages of a session from outside its peer's pin, authentic or not
+	Recorded       uint64 // initiations not newer than one before
+	Deviations     uint64 // peers cut off
 	QueueFull      uint64 // not sent: the link queue was full
 	Panics         uint64 // in callbacks
 }
@@ -19,7 +23,7 @@ type Counters struct {
 type counters struct {
 	notAdmitted, malformed, badChecksum, unsupported atomic.Uint64
 	icmpSuppressed, overLimit, noSession, queueFull  atomic.Uint64
-	panics                                           atomic.Uint64
+	panics, strays, suspects, recorded, deviations   atomic.Uint64
 }
 
 // Counters returns the counters' present values.
@@ -34,6 +38,10 @@ func (t *Tunnel) Counters() Counters {
 		OverLimit:      c.overLimit.Load(),
 		NoSession:      c.noSession.Load(),
 		Flooded:        t.link.transit.dropped.Load(),
+		Strays:         c.strays.Load(),
+		Suspects:       c.suspects.Load(),
+		Recorded:       c.recorded.Load(),
+		Deviations:     c.deviations.Load(),
 		QueueFull:      c.queueFull.Load(),
 		Panics:         c.panics.Load(),
 	}

@@ -80,6 +80,9 @@ type agentHost struct {
 
 	net *netstack.Net // of newAgent: its kernel
 	raw *rawTun       // of newRawAgent: its packets
+
+	key  secret.Secret
+	bind *roamingBind // of newRoamingAgent
 }
 
 func agentIdentity(t testing.TB, n int) (*agentHost, secret.Secret) {
@@ -93,6 +96,7 @@ func agentIdentity(t testing.TB, n int) (*agentHost, secret.Secret) {
 		peer: wireguard.Peer{
 			PublicKey:    publicKey(t, key),
 			PresharedKey: secret.New(psk),
+			Pin:          []netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.IPv6Loopback()},
 			Prefixes: []netip.Prefix{
 				netip.MustParsePrefix(fmt.Sprintf("10.55.%d.0/28", n)),
 				netip.MustParsePrefix(fmt.Sprintf("fd55:%d::/64", n)),
@@ -126,9 +130,34 @@ func newRawAgent(t testing.TB, gw *wireguard.Tunnel, n int) *agentHost {
 	return a
 }
 
+// newRoamingAgent is newRawAgent with a source address that the test changes,
+// which also is its pin.
+func newRoamingAgent(t testing.TB, gw *wireguard.Tunnel, n int, source string) *agentHost {
+	t.Helper()
+	a, key := agentIdentity(t, n)
+	a.peer.Pin = []netip.Addr{netip.MustParseAddr(source)}
+	a.raw = newRawTun()
+	a.bind = newRoamingBind(t, gw, source)
+	a.start(t, gw, key, a.raw)
+	return a
+}
+
+// thief starts another host with the join credential of a.
+func (a *agentHost) thief(t testing.TB, gw *wireguard.Tunnel, source string) *agentHost {
+	t.Helper()
+	b := &agentHost{peer: a.peer, addr4: a.addr4, addr6: a.addr6, raw: newRawTun(), bind: newRoamingBind(t, gw, source)}
+	b.start(t, gw, a.key, b.raw)
+	return b
+}
+
 func (a *agentHost) start(t testing.TB, gw *wireguard.Tunnel, key secret.Secret, dev tun.Device) {
 	t.Helper()
-	a.dev = device.NewDevice(dev, conn.NewStdNetBind(), device.NewLogger(device.LogLevelSilent, ""))
+	a.key = key
+	var bind conn.Bind = conn.NewStdNetBind()
+	if a.bind != nil {
+		bind = a.bind
+	}
+	a.dev = device.NewDevice(dev, bind, device.NewLogger(device.LogLevelSilent, ""))
 	t.Cleanup(a.dev.Close)
 	gateway := gw.PublicKey()
 	text := fmt.Sprintf("private_key=%s\npublic_key=%s\npreshared_key=%s\nendpoint=127.0.0.1:%d\nallowed_ip=0.0.0.0/0\nallowed_ip=::/0\n",

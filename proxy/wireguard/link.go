@@ -38,7 +38,8 @@ type link struct {
 	mtu    int
 	tunnel *Tunnel
 
-	transit *transit // of the device's other side as well, see boundedBind
+	transit *transit     // of the device's other side as well
+	bind    *watchedBind // the device's other side
 
 	verified, plain *card
 
@@ -179,7 +180,10 @@ func (l *link) Write(bufs [][]byte, offset int) (int, error) {
 			}
 		}
 		if sender != nil {
-			l.transit.arrived(sender, b[:offset])
+			sender.inside.gone.Add(1)
+			if l.doubtful(sender, b) {
+				continue
+			}
 		}
 		if sender == nil || !l.tunnel.admit(in.src) {
 			l.tunnel.counters.notAdmitted.Add(1)
@@ -231,6 +235,18 @@ func (l *link) Write(bufs [][]byte, offset int) (int, error) {
 	return len(bufs), nil
 }
 
+// doubtful reports whether a packet is one that must go no further: of a peer
+// that has deviated, which this packet may prove.
+func (l *link) doubtful(sender *peer, packet []byte) bool {
+	if l.bind != nil && l.bind.marking.Load() {
+		if from, ok := suspicious(packet); ok {
+			l.tunnel.deviate(sender, from, "a data packet")
+			return true
+		}
+	}
+	return sender.deviated.Load()
+}
+
 // send queues one packet of netstack's for Read, or drops it.
 func (l *link) send(packet *stack.PacketBuffer) tcpip.Error {
 	t := l.tunnel
@@ -241,7 +257,7 @@ func (l *link) send(packet *stack.PacketBuffer) tcpip.Error {
 		return nil
 	}
 	p := t.peers.Load().find(dst)
-	if p == nil || !t.admit(dst) {
+	if p == nil || p.deviated.Load() || !t.admit(dst) {
 		t.counters.notAdmitted.Add(1)
 		return nil
 	}

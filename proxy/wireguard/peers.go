@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -33,7 +34,21 @@ type Peer struct {
 	PublicKey    [32]byte
 	PresharedKey secret.Secret
 	Prefixes     []netip.Prefix // AllowedIPs; limits are counted per peer
-	Endpoint     netip.AddrPort // last known; a handshake is started when the peer is added with one
+	Endpoint     netip.AddrPort // last known; a handshake is started when the peer is added with one in its pin
+
+	// Pin is where the peer's packets may come from, at most four addresses: one
+	// that is empty allows none. With Learn the first handshake may come from
+	// elsewhere, in a family that the pin has, and adds its address.
+	Pin   []netip.Addr
+	Learn bool
+
+	// Newest is the timestamp of the newest good initiation that Config.Handshake
+	// was told of: what is not newer is a recording.
+	Newest Timestamp
+
+	// Approval tells one approval of a peer from another. A peer that has
+	// deviated stays out until it changes.
+	Approval int64
 }
 
 // peer is the living state of a Peer from SetPeers to SetPeers.
@@ -48,9 +63,12 @@ type peer struct {
 	making int          // TCP connections in the making; guarded by attempts.mu
 	open   atomic.Int32 // connections that netstack has not done with yet
 
-	// See transit.go.
-	inside inside
-	index  atomic.Uint32 // of the latest authentic packet's session
+	inside  inside // see transit.go
+	pinning        // see pin.go
+	macKey  [32]byte
+
+	commonOnce   sync.Once
+	commonSecret func() []byte // with the gateway's key; nil where the peer's is no good
 
 	// See session.go; times in nanoseconds since start.
 	sessionUntil atomic.Int64
@@ -106,6 +124,17 @@ func (t *peerTable) find(addr netip.Addr) *peer {
 	return nil
 }
 
+// addressee returns the peer that a handshake message of the gateway's is for, or
+// nil. It tries them all, at less than a microsecond each.
+func (t *peerTable) addressee(message []byte) *peer {
+	for _, p := range t.peers {
+		if addressedTo(message, &p.macKey) {
+			return p
+		}
+	}
+	return nil
+}
+
 // checkPeers returns the peers by key with their prefixes masked. The error
 // names the peer by its public key.
 func (t *Tunnel) checkPeers(list []Peer) (map[[32]byte]Peer, error) {
@@ -116,7 +145,7 @@ func (t *Tunnel) checkPeers(list []Peer) (map[[32]byte]Peer, error) {
 	var claims []claim
 	configs := make(map[[32]byte]Peer, len(list))
 	for _, p := range list {
-		if p.PublicKey == ([32]byte{}) || p.PublicKey == t.publicKey {
+		if p.PublicKey == ([32]byte{}) || p.PublicKey == t.identity.public {
 			return nil, fmt.Errorf("peer %x: not a public key of an agent host", p.PublicKey)
 		}
 		if _, ok := configs[p.PublicKey]; ok {
@@ -124,6 +153,12 @@ func (t *Tunnel) checkPeers(list []Peer) (map[[32]byte]Peer, error) {
 		}
 		if !p.PresharedKey.IsZero() && len(p.PresharedKey.Reveal()) != device.NoisePresharedKeySize {
 			return nil, fmt.Errorf("peer %x: preshared key must be %d bytes", p.PublicKey, device.NoisePresharedKeySize)
+		}
+		if len(p.Pin) > maxPin {
+			return nil, fmt.Errorf("peer %x: more than %d addresses in its pin", p.PublicKey, maxPin)
+		}
+		if !slices.ContainsFunc(p.Pin, func(a netip.Addr) bool { return plainAddr(a) == plainAddr(p.Endpoint.Addr()) }) {
+			p.Endpoint = netip.AddrPort{} // from before the pin was what it is
 		}
 		p.Prefixes = slices.Clone(p.Prefixes)
 		for i, prefix := range p.Prefixes {
@@ -169,9 +204,10 @@ func (t *Tunnel) SetPeers(list []Peer) error {
 	next := newPeerTable(configs)
 	for key, config := range configs {
 		p := old.peers[key]
-		if p == nil {
+		if p == nil || old.configs[key].Approval != config.Approval {
 			p = t.newPeer(key)
 		}
+		p.pin(config)
 		next.add(p, config.Prefixes)
 	}
 	// The table first: what was removed is refused from here on, and what is
@@ -180,16 +216,18 @@ func (t *Tunnel) SetPeers(list []Peer) error {
 
 	var errs []error
 	for key, p := range old.peers {
-		if next.peers[key] != nil {
+		if next.peers[key] == p {
 			continue
 		}
 		p.cancel()
+		t.link.transit.sessions.forget(p)
 		if err := t.configure(append(hexLine("public_key", key[:]), "remove=true\n"...)); err != nil {
 			errs = append(errs, fmt.Errorf("removing peer %x: %w", key, err))
 		}
 	}
 	for key, config := range configs {
-		before, stays := old.configs[key]
+		before := old.configs[key]
+		stays := old.peers[key] == next.peers[key]
 		if stays && before.PresharedKey.Equal(config.PresharedKey) && slices.Equal(before.Prefixes, config.Prefixes) {
 			continue
 		}
@@ -217,6 +255,7 @@ func (t *Tunnel) SetPeers(list []Peer) error {
 func (t *Tunnel) newPeer(key [32]byte) *peer {
 	p := &peer{
 		key:       key,
+		macKey:    macKey(key),
 		icmp:      rate.NewLimiter(icmpRate, icmpBurst),
 		fragments: newFragmentLimiter(),
 	}
@@ -238,6 +277,14 @@ func (t *Tunnel) Stats() (map[[32]byte]PeerStats, error) {
 	state, err := t.inspect()
 	if err != nil {
 		return nil, err
+	}
+	table := t.peers.Load()
+	for key, s := range state.peers {
+		// The device's may be where a packet came from that it should not have.
+		if p := table.peers[key]; p == nil || !p.allows(plainAddr(s.Endpoint.Addr())) {
+			s.Endpoint = netip.AddrPort{}
+			state.peers[key] = s
+		}
 	}
 	return state.peers, nil
 }

@@ -2,11 +2,11 @@ package wireguard
 
 import (
 	"encoding/binary"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"golang.zx2c4.com/wireguard/conn"
 	"golang.zx2c4.com/wireguard/device"
 )
 
@@ -19,20 +19,18 @@ import (
 //
 // On the way in a limit must tell one sender from another before anything is
 // decrypted, or whoever forges packets uses it up for all. What tells is the
-// receiver index of a data message: the gateway chose it, in a handshake message
-// that it sent (section 5.4 of the WireGuard paper). A packet with an index that
-// it did not choose is the device's to throw away, which costs next to nothing.
-// For an index that it did choose there is a small limit until the first
-// authentic packet, which says whose it is, and from then on that peer's limit.
-// Who can send packets with a peer's index uses up that peer's limit and nobody
-// else's.
+// receiver index of a message: the gateway chose it, in a handshake message that
+// it sent to one peer (section 5.4 of the WireGuard paper). A message with an
+// index that it did not choose is dropped. Who can send packets with a peer's
+// index, from the peer's address, uses up that peer's limit and nobody else's.
 const (
 	// insideIn is how many packets of one peer may be inside on the way in; more
 	// are dropped. 64 MiB.
 	insideIn = 1024
 
-	// insideNew is the same for a session that no authentic packet has come from.
-	insideNew = 64
+	// insideSuspect is the same for packets from outside the peer's pin. They do
+	// not count in the limit above: anybody could use that up.
+	insideSuspect = 64
 
 	// insideOut is how many packets may be inside on the way out, of all peers;
 	// then netstack waits. 128 MiB.
@@ -42,13 +40,10 @@ const (
 	// taken to have ended there: forged, replayed, or for a peer that has gone.
 	insideStale = 50 * time.Millisecond
 
-	// sessionsEvery is how often what sessions there were is forgotten, twice: for
-	// at least that long an index is known. The device knows it for 180 s.
-	sessionsEvery = 200 * time.Second
-
-	// maxSessions is how many are known at most, twice. Each costs a handshake,
-	// of which a peer has 50 a second at most.
-	maxSessions = 1 << 16
+	// indexesKept is how many sessions of a peer are known, the latest. The device
+	// has four: one in use, one before and after it, and one in the making, which
+	// may be begun again every 5 s while no answer comes (section 6.1).
+	indexesKept = 64
 )
 
 // inside counts packets that have come and those of them that have gone. What
@@ -100,45 +95,63 @@ func (n *inside) forget(gone int64, now time.Time) {
 	}
 }
 
-// session is a receiver index of the gateway's.
-type session struct {
-	peer   atomic.Pointer[peer] // nil until the first authentic packet
-	unsure inside               // until then
-}
-
-// sessions are the receiver indexes that the gateway has chosen lately.
+// sessions are the receiver indexes that the gateway has chosen lately, and the
+// peers they are for.
 type sessions struct {
-	mu       sync.RWMutex
-	now, old map[uint32]*session
-	turned   time.Time
+	mu   sync.RWMutex
+	of   map[uint32]*peer    // guarded by mu
+	kept map[*peer]*[]uint32 // each peer's, oldest first; guarded by mu
 }
 
-// issue notes the sender index of a handshake message that is about to be sent.
-func (s *sessions) issue(message []byte, at time.Time) {
-	if len(message) < 8 {
-		return
-	}
-	switch binary.LittleEndian.Uint32(message) {
-	case device.MessageInitiationType, device.MessageResponseType:
-	default:
-		return
-	}
+// issue notes the sender index of a handshake message that is about to be sent
+// to p.
+func (s *sessions) issue(message []byte, p *peer) {
+	index := binary.LittleEndian.Uint32(message[offsetSender:])
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.now == nil || at.Sub(s.turned) > sessionsEvery || len(s.now) >= maxSessions {
-		s.old, s.now, s.turned = s.now, make(map[uint32]*session), at
+	if s.of == nil {
+		s.of, s.kept = make(map[uint32]*peer), make(map[*peer]*[]uint32)
 	}
-	s.now[binary.LittleEndian.Uint32(message[4:])] = new(session)
+	if s.of[index] == p {
+		return // the same message again
+	}
+	kept := s.kept[p]
+	if kept == nil {
+		kept = new([]uint32)
+		s.kept[p] = kept
+	}
+	if len(*kept) == indexesKept {
+		s.drop((*kept)[0], p)
+		*kept = slices.Delete(*kept, 0, 1)
+	}
+	*kept = append(*kept, index)
+	s.of[index] = p
 }
 
-// find returns the session of an index, or nil.
-func (s *sessions) find(index uint32) *session {
+// drop forgets an index of p's; mu is held.
+func (s *sessions) drop(index uint32, p *peer) {
+	if s.of[index] == p { // the device may have chosen it again, for another
+		delete(s.of, index)
+	}
+}
+
+// forget forgets all of p's.
+func (s *sessions) forget(p *peer) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if kept := s.kept[p]; kept != nil {
+		for _, index := range *kept {
+			s.drop(index, p)
+		}
+		delete(s.kept, p)
+	}
+}
+
+// find returns the peer of an index, or nil.
+func (s *sessions) find(index uint32) *peer {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	if found := s.now[index]; found != nil {
-		return found
-	}
-	return s.old[index]
+	return s.of[index]
 }
 
 // transit bounds what is inside the device.
@@ -155,52 +168,6 @@ func newTransit() *transit { return &transit{sent: make(chan struct{}, 1)} }
 // isData reports whether a message carries a packet.
 func isData(message []byte) bool {
 	return len(message) > device.MessageTransportSize && binary.LittleEndian.Uint32(message) == device.MessageTransportType
-}
-
-// receive sets the sizes of packets over the limit to 0, which makes the device
-// skip them.
-func (x *transit) receive(packets [][]byte, sizes []int, now time.Time) {
-	var (
-		last  uint32
-		found *session
-	)
-	for i, size := range sizes {
-		message := packets[i][:size]
-		if !isData(message) {
-			continue
-		}
-		index := binary.LittleEndian.Uint32(message[device.MessageTransportOffsetReceiver:])
-		if found == nil || index != last {
-			last, found = index, x.sessions.find(index)
-		}
-		if found == nil {
-			continue
-		}
-		count, limit := &found.unsure, int64(insideNew)
-		if p := found.peer.Load(); p != nil {
-			count, limit = &p.inside, insideIn
-		}
-		if !count.enter(now, limit) {
-			sizes[i] = 0
-			x.dropped.Add(1)
-		}
-	}
-}
-
-// arrived notes an authentic packet that the device hands to the link: whose it
-// is, and the header of the message it came in.
-func (x *transit) arrived(sender *peer, header []byte) {
-	sender.inside.gone.Add(1)
-	if len(header) < device.MessageTransportOffsetContent {
-		return
-	}
-	index := binary.LittleEndian.Uint32(header[device.MessageTransportOffsetReceiver:])
-	if sender.index.Swap(index) == index {
-		return
-	}
-	if s := x.sessions.find(index); s != nil {
-		s.peer.Store(sender)
-	}
 }
 
 // room waits, on the way out, until there is room or nothing moves.
@@ -223,14 +190,12 @@ func (x *transit) room(closed <-chan struct{}) {
 }
 
 // send notes what is about to leave.
-func (x *transit) send(packets [][]byte, now time.Time) {
+func (x *transit) send(packets [][]byte) {
 	data := int64(0)
 	for _, message := range packets {
 		if isData(message) {
 			data++
-			continue
 		}
-		x.sessions.issue(message, now)
 	}
 	if data == 0 {
 		return
@@ -242,29 +207,4 @@ func (x *transit) send(packets [][]byte, now time.Time) {
 	case x.sent <- struct{}{}:
 	default:
 	}
-}
-
-// boundedBind is a bind that transit watches.
-type boundedBind struct {
-	conn.Bind
-	transit *transit
-}
-
-// Open opens the bind.
-func (b *boundedBind) Open(port uint16) ([]conn.ReceiveFunc, uint16, error) {
-	receive, port, err := b.Bind.Open(port)
-	for i, next := range receive {
-		receive[i] = func(packets [][]byte, sizes []int, eps []conn.Endpoint) (int, error) {
-			n, err := next(packets, sizes, eps)
-			b.transit.receive(packets[:n], sizes[:n], time.Now())
-			return n, err
-		}
-	}
-	return receive, port, err
-}
-
-// Send sends packets to one endpoint.
-func (b *boundedBind) Send(packets [][]byte, to conn.Endpoint) error {
-	b.transit.send(packets, time.Now())
-	return b.Bind.Send(packets, to)
 }

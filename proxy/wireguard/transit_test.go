@@ -2,9 +2,11 @@ package wireguard
 
 import (
 	"encoding/binary"
+	"net/netip"
 	"testing"
 	"time"
 
+	"golang.zx2c4.com/wireguard/conn"
 	"golang.zx2c4.com/wireguard/device"
 )
 
@@ -15,11 +17,30 @@ func message(kind, index uint32, size int) []byte {
 	return b
 }
 
-// flood gives the transit n messages of data and returns how many passed.
-func flood(x *transit, index uint32, n int, now time.Time) (passed int) {
+var (
+	inPin     = netip.MustParseAddrPort("192.0.2.1:51000")
+	elsewhere = netip.MustParseAddrPort("192.0.2.2:51000")
+)
+
+// newWatch returns a bind as the device has it, without a device.
+func newWatch() *watchedBind {
+	t := new(Tunnel)
+	t.link = &link{transit: newTransit(), tunnel: t}
+	t.peers.Store(newPeerTable(nil))
+	return &watchedBind{tunnel: t}
+}
+
+func pinnedPeer(addrs ...netip.Addr) *peer {
+	p := new(peer)
+	p.pin(Peer{Pin: addrs})
+	return p
+}
+
+// flood gives the bind n messages of data and returns how many passed.
+func flood(b *watchedBind, index uint32, n int, from netip.AddrPort, now time.Time) (passed int) {
 	for range n {
-		sizes := []int{100}
-		x.receive([][]byte{message(device.MessageTransportType, index, 100)}, sizes, now)
+		sizes, eps := []int{100}, []conn.Endpoint{&conn.StdNetEndpoint{AddrPort: from}}
+		b.receive([][]byte{message(device.MessageTransportType, index, 100)}, sizes, eps, now)
 		if sizes[0] != 0 {
 			passed++
 		}
@@ -27,72 +48,93 @@ func flood(x *transit, index uint32, n int, now time.Time) (passed int) {
 	return passed
 }
 
-// issued lets the transit see the gateway's answer to a handshake.
-func issued(x *transit, index uint32, now time.Time) {
-	x.send([][]byte{message(device.MessageResponseType, index, device.MessageResponseSize)}, now)
+// issued notes an answer of the gateway's to a peer's handshake.
+func issued(b *watchedBind, index uint32, p *peer) {
+	b.tunnel.link.transit.sessions.issue(message(device.MessageResponseType, index, device.MessageResponseSize), p)
 }
 
 // The attack: send faster than the gateway works off, with packets that count,
 // and with forged ones that never come out.
 func TestI16_WhatIsInsideTheDeviceIsBounded(t *testing.T) {
-	x, now := newTransit(), start
-	issued(x, 1, now)
-	if n := flood(x, 1, 5000, now); n != insideNew {
-		t.Errorf("%d packets of a session nobody has proved, want %d", n, insideNew)
+	b, now := newWatch(), start
+	mine, other := pinnedPeer(inPin.Addr()), pinnedPeer(inPin.Addr())
+	issued(b, 1, mine)
+	issued(b, 2, other)
+	if n := flood(b, 1, 5000, elsewhere, now); n != insideSuspect {
+		t.Errorf("%d packets from outside the pin, want %d", n, insideSuspect)
 	}
-	mine, other := new(peer), new(peer)
-	x.arrived(mine, message(device.MessageTransportType, 1, device.MessageTransportOffsetContent))
-	n := flood(x, 1, 5000, now)
-	if n > insideIn+1 || n < insideIn {
+	n := flood(b, 1, 5000, inPin, now)
+	if n != insideIn {
 		t.Errorf("%d packets of one peer, want %d", n, insideIn)
 	}
-	// Another's are not delayed by that, nor by what forged packets with other
-	// indexes use up.
-	flood(x, 99, 5000, now)
-	issued(x, 2, now)
-	x.arrived(other, message(device.MessageTransportType, 2, device.MessageTransportOffsetContent))
-	if n := flood(x, 2, 100, now); n != 100 {
+	// Another's are not delayed by that.
+	if n := flood(b, 2, 100, inPin, now); n != 100 {
 		t.Errorf("%d of another's 100 packets passed", n)
 	}
 	// What has come out makes room.
-	for range 10 {
-		x.arrived(mine, message(device.MessageTransportType, 1, device.MessageTransportOffsetContent))
-	}
-	if n := flood(x, 1, 100, now); n != 10 {
+	mine.inside.gone.Add(10)
+	if n := flood(b, 1, 100, inPin, now); n != 10 {
 		t.Errorf("%d passed after 10 came out", n)
 	}
 	// Forged ones never come out, while others keep moving: they are forgotten.
 	for range 4 {
 		now = now.Add(insideStale + 1)
-		x.arrived(mine, message(device.MessageTransportType, 1, device.MessageTransportOffsetContent))
-		flood(x, 1, 1, now)
+		mine.inside.gone.Add(1)
+		flood(b, 1, 1, inPin, now)
 	}
-	if n := flood(x, 1, 100, now); n != 100 {
+	if n := flood(b, 1, 100, inPin, now); n != 100 {
 		t.Errorf("%d of 100 passed after forged packets", n)
 	}
 	// But not while the link has a packet in hand.
-	flood(x, 1, 5000, now)
+	flood(b, 1, 5000, inPin, now)
 	mine.inside.busy.Add(1)
-	if n := flood(x, 1, 100, now.Add(time.Minute)); n != 0 {
+	if n := flood(b, 1, 100, inPin, now.Add(time.Minute)); n != 0 {
 		t.Errorf("%d passed while the link was busy", n)
 	}
 }
 
-func TestWhatTheGatewayDidNotIssueIsNotCounted(t *testing.T) {
-	x := newTransit()
-	if n := flood(x, 7, 5000, start); n != 5000 { // the device throws them away
-		t.Errorf("%d passed", n)
+func TestMessagesOfNoSessionAreDropped(t *testing.T) {
+	b := newWatch()
+	p := pinnedPeer(inPin.Addr())
+	issued(b, 7, p)
+	for name, m := range map[string]struct {
+		message []byte
+		passes  bool
+	}{
+		"data":                {message(device.MessageTransportType, 7, 100), true},
+		"keepalive":           {message(device.MessageTransportType, 7, device.MessageKeepaliveSize), true},
+		"cookie reply":        {message(device.MessageCookieReplyType, 7, device.MessageCookieReplySize), true},
+		"initiation":          {message(device.MessageInitiationType, 99, device.MessageInitiationSize), true},
+		"unknown data":        {message(device.MessageTransportType, 8, 100), false},
+		"unknown keepalive":   {message(device.MessageTransportType, 8, device.MessageKeepaliveSize), false},
+		"unknown cookie":      {message(device.MessageCookieReplyType, 8, device.MessageCookieReplySize), false},
+		"response to nothing": {message(device.MessageResponseType, 7, device.MessageResponseSize), false}, // the receiver is further back
+		"short initiation":    {message(device.MessageInitiationType, 7, 100), false},
+		"other type":          {message(5, 7, 100), false},
+		"too short":           {message(device.MessageTransportType, 7, 31), false},
+		"empty":               {nil, false},
+	} {
+		sizes := []int{len(m.message)}
+		b.receive([][]byte{m.message}, sizes, []conn.Endpoint{&conn.StdNetEndpoint{AddrPort: inPin}}, start)
+		if sizes[0] != 0 != m.passes {
+			t.Errorf("%s: size %d, want it to pass: %v", name, sizes[0], m.passes)
+		}
 	}
-	for i := range uint32(3 * maxSessions) {
-		issued(x, i, start)
+	// What a peer makes the gateway remember is bounded, and costs no other's.
+	other := pinnedPeer(inPin.Addr())
+	for i := range uint32(1000) {
+		issued(b, 100+i, other)
 	}
-	if n := len(x.sessions.now) + len(x.sessions.old); n > 2*maxSessions {
+	sessions := &b.tunnel.link.transit.sessions
+	if n := len(sessions.of); n != indexesKept+1 {
 		t.Errorf("%d sessions remembered", n)
 	}
-	sizes := []int{device.MessageKeepaliveSize, 148}
-	x.receive([][]byte{message(device.MessageTransportType, 7, device.MessageKeepaliveSize), message(device.MessageInitiationType, 7, 148)}, sizes, start)
-	if sizes[0] == 0 || sizes[1] == 0 {
-		t.Error("a keepalive or a handshake was dropped")
+	if sessions.find(7) != p || sessions.find(1099) != other || sessions.find(100) != nil {
+		t.Error("the wrong ones remembered")
+	}
+	sessions.forget(other)
+	if sessions.find(1099) != nil || len(sessions.of) != 1 || len(sessions.kept) != 1 {
+		t.Error("a peer that has gone is remembered")
 	}
 }
 
@@ -109,8 +151,8 @@ func TestI16_WhatIsInsideOnTheWayOutIsBounded(t *testing.T) {
 	for i := range packets {
 		packets[i] = message(device.MessageTransportType, 1, 100)
 	}
-	x.send(packets[:5], start)
-	x.send(packets[5:], start)
+	x.send(packets[:5])
+	x.send(packets[5:])
 	<-through
 	if n := x.out.Load(); n != insideOut-1 && n != 0 { // 0 where this was too slow
 		t.Errorf("%d inside", n)

@@ -4,11 +4,13 @@
 //
 // A packet from an agent host passes these gates, in this order:
 //
-//  1. wireguard-go decrypts it and drops it unless its source address is one of
+//  1. watchedBind drops it unless it is of a peer's session, and has it watched
+//     where it comes from outside that peer's pin, see pin.go.
+//  2. wireguard-go decrypts it and drops it unless its source address is one of
 //     the AllowedIPs of the peer whose key sealed it (cryptokey routing).
-//  2. link.Write asks Config.Admit about the source, and drops what is
+//  3. link.Write asks Config.Admit about the source, and drops what is
 //     malformed, fails its checksum or is of a kind nobody here speaks.
-//  3. netstack delivers it: TCP to a connection or, as a SYN, to Config.TCP;
+//  4. netstack delivers it: TCP to a connection or, as a SYN, to Config.TCP;
 //     UDP to Config.UDP; echo requests to Config.Echo. Netstack answers nothing
 //     on its own but TCP resets: link drops every other packet it invents.
 //
@@ -65,6 +67,13 @@ type Config struct {
 	// Echo takes one ICMP or ICMPv6 echo request, under the same rules as UDP.
 	Echo func(e Echo) Disposition
 
+	// Deviated is told, once for each, of a peer that was cut off because of an
+	// authentic packet from outside its pin. Handshake is told of every good
+	// initiation, before it is answered, on a goroutine of the device's: it must
+	// not block.
+	Deviated  func(Deviation)
+	Handshake func(Handshake)
+
 	Log *slog.Logger
 }
 
@@ -106,7 +115,7 @@ type Tunnel struct {
 	link      *link
 	stack     *stack.Stack
 	forwarder *tcp.Forwarder
-	publicKey [32]byte
+	identity  *identity
 	port      uint16
 
 	ctx    context.Context // ends with Close
@@ -154,7 +163,7 @@ func Open(cfg Config) (*Tunnel, error) {
 	}
 
 	t := &Tunnel{cfg: cfg, log: cfg.Log}
-	t.publicKey = [32]byte(private.PublicKey().Bytes())
+	t.identity = newIdentity(private)
 	t.ctx, t.cancel = context.WithCancel(context.Background())
 	t.peers.Store(newPeerTable(nil))
 	t.attempts.byID = make(map[stack.TransportEndpointID]*attempt)
@@ -163,7 +172,8 @@ func Open(cfg Config) (*Tunnel, error) {
 		t.cancel()
 		return nil, fmt.Errorf("opening tunnel: %w", err)
 	}
-	t.dev = device.NewDevice(t.link, &boundedBind{bind, t.link.transit}, deviceLogger(t.log))
+	t.link.bind = &watchedBind{Bind: bind, tunnel: t}
+	t.dev = device.NewDevice(t.link, t.link.bind, deviceLogger(t.log))
 	if err := t.start(key, port); err != nil {
 		return nil, errors.Join(fmt.Errorf("opening tunnel: %w", err), t.Close())
 	}
@@ -191,7 +201,7 @@ func (t *Tunnel) start(key []byte, port uint16) error {
 }
 
 // PublicKey returns the gateway's public key.
-func (t *Tunnel) PublicKey() [32]byte { return t.publicKey }
+func (t *Tunnel) PublicKey() [32]byte { return t.identity.public }
 
 // ListenPort returns the UDP port bound.
 func (t *Tunnel) ListenPort() uint16 { return t.port }
