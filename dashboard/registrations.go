@@ -147,7 +147,7 @@ func (d *dashboard) approve(r *http.Request, profiles []string, userCode string,
 	if seen == nil {
 		err = d.Registry.Approve(ctx, reg.ID, profiles, userCode)
 	} else if pin, perr := seen.pin(); perr == nil {
-		err = d.Registry.ApproveShown(ctx, reg.ID, profiles, userCode, pin)
+		err = d.Registry.ApproveAs(ctx, reg.ID, registry.Approval{Profiles: profiles, UserCode: userCode, Shown: &pin})
 	} else {
 		err = perr
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"net/netip"
+	"sync"
 	"time"
 
 	"github.com/clawpatrol/clawpatrol/proxy/wireguard"
@@ -16,19 +17,79 @@ const (
 
 	// lastPeerStats bounds the last time, while the gateway stops.
 	lastPeerStats = 5 * time.Second
+
+	// blockTimeout bounds how long storing a block may take.
+	blockTimeout = 30 * time.Second
 )
 
-// SyncPeers keeps the tunnel's peers in step with the registrations: pending and
-// approved ones are peers, what is blocked or revoked goes at once. It persists
-// each peer's endpoint and last handshake as they change, so that after a
-// restart the gateway can call. A peer that the tunnel does not take is logged
-// and costs nobody else anything; it is tried again. SyncPeers runs until ctx
-// ends, which is no error.
-func SyncPeers(ctx context.Context, db *registry.DB, t *wireguard.Tunnel, log *slog.Logger) error {
+// Peers keeps the tunnel's peers and the registrations in step.
+type Peers struct {
+	db  *registry.DB
+	log *slog.Logger
+
+	mu    sync.Mutex
+	shook map[[32]byte]wireguard.Handshake // the newest, not stored yet; guarded by mu
+	told  chan struct{}                    // holds one after there was another
+}
+
+// NewPeers makes the link between a registry and the tunnel whose Config gets
+// Deviated and Handshake. A nil log discards.
+func NewPeers(db *registry.DB, log *slog.Logger) *Peers {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	changed, stop := db.Changed()
+	return &Peers{db: db, log: log, shook: make(map[[32]byte]wireguard.Handshake), told: make(chan struct{}, 1)}
+}
+
+// Deviated blocks the registration that a packet from outside its pin is proven
+// to be of (I08). It is wireguard.Config's.
+func (p *Peers) Deviated(d wireguard.Deviation) {
+	for _, reg := range p.db.Snapshot().All() {
+		if reg.PublicKey != d.PublicKey {
+			continue
+		}
+		p.log.Warn("registration blocked: a packet came from outside its pin", "registration", reg.ID, "name", reg.Name, "from", d.From, "what", d.Proof)
+		// It holds in memory at once; only the disk may take its time.
+		ctx, cancel := context.WithTimeout(context.Background(), blockTimeout)
+		defer cancel()
+		if err := p.db.Deviate(ctx, reg.ID, registry.Deviation{From: d.From, UDP: true, What: d.Proof}); err != nil {
+			p.log.Error("blocking a registration", "registration", reg.ID, "err", err)
+		}
+		return
+	}
+}
+
+// Handshake notes a good initiation, for Sync to store. It is
+// wireguard.Config's. The timestamp is on disk some milliseconds later: an
+// initiation that somebody records in the last moments of a gateway that is
+// killed passes for new after the restart.
+func (p *Peers) Handshake(h wireguard.Handshake) {
+	p.mu.Lock()
+	p.shook[h.PublicKey] = h
+	p.mu.Unlock()
+	select {
+	case p.told <- struct{}{}:
+	default:
+	}
+}
+
+// take returns the handshakes since the last call.
+func (p *Peers) take() map[[32]byte]wireguard.Handshake {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	taken := p.shook
+	p.shook = make(map[[32]byte]wireguard.Handshake)
+	return taken
+}
+
+// Sync makes pending and approved registrations the tunnel's peers; what is
+// blocked or revoked goes at once. It persists each peer's handshakes and
+// endpoint as they change, so that after a restart the gateway can call, and
+// tell a recorded initiation. A peer that the tunnel does not take is logged
+// and costs nobody else anything; it is tried again. Sync runs until ctx ends,
+// which is no error.
+func (p *Peers) Sync(ctx context.Context, t *wireguard.Tunnel) error {
+	changed, stop := p.db.Changed()
 	defer stop()
 	tick := time.NewTicker(peerStatsEvery)
 	defer tick.Stop()
@@ -38,27 +99,31 @@ func SyncPeers(ctx context.Context, db *registry.DB, t *wireguard.Tunnel, log *s
 		complained string
 	)
 	for {
-		if next := newPeerSet(db.Snapshot(), t.PublicKey()); !next.equal(set) {
+		if next := newPeerSet(p.db.Snapshot(), t.PublicKey()); !next.equal(set) {
 			set = next
-			if err := t.SetPeers(next.peers(db)); err != nil {
+			if err := t.SetPeers(next.peers(p.db)); err != nil {
 				set = nil // again at the next change or tick
 				if complained != err.Error() {
-					log.Error("the tunnel does not take all peers", "err", err)
+					p.log.Error("the tunnel does not take all peers", "err", err)
 				}
 				complained = err.Error()
 			}
 		}
 		select {
 		case <-changed:
+		case <-p.told:
+			if err := p.record(ctx, nil); err != nil && ctx.Err() == nil {
+				p.log.Error("recording handshakes", "err", err)
+			}
 		case <-tick.C:
-			if err := recordPeers(ctx, db, t); err != nil && ctx.Err() == nil {
-				log.Error("recording the tunnel's peers", "err", err)
+			if err := p.record(ctx, t); err != nil && ctx.Err() == nil {
+				p.log.Error("recording the tunnel's peers", "err", err)
 			}
 		case <-ctx.Done():
 			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastPeerStats)
 			defer cancel()
-			if err := recordPeers(last, db, t); err != nil {
-				log.Error("recording the tunnel's peers", "err", err)
+			if err := p.record(last, t); err != nil {
+				p.log.Error("recording the tunnel's peers", "err", err)
 			}
 			return nil
 		}
@@ -72,6 +137,9 @@ type peerKey struct {
 	publicKey  [32]byte
 	four, six  netip.Prefix
 	registered time.Time
+	pin        registry.Pin
+	sealed     bool
+	blocks     int
 }
 
 // peerSet is the registrations that are peers.
@@ -93,7 +161,7 @@ func newPeerSet(snapshot *registry.Snapshot, own [32]byte) peerSet {
 }
 
 func keyOf(reg *registry.Registration) peerKey {
-	return peerKey{reg.PublicKey, reg.Prefix4, reg.Prefix6, reg.CreatedAt}
+	return peerKey{reg.PublicKey, reg.Prefix4, reg.Prefix6, reg.CreatedAt, reg.Pin, reg.PinSealed, reg.Blocks}
 }
 
 // equal is false for the set before the first: even no peers are set once.
@@ -116,7 +184,15 @@ func (s peerSet) peers(db *registry.DB) []wireguard.Peer {
 		if psk.IsZero() {
 			continue // gone since the snapshot; without the key it is no peer
 		}
-		peer := wireguard.Peer{PublicKey: reg.PublicKey, PresharedKey: psk, Endpoint: reg.Endpoint}
+		peer := wireguard.Peer{
+			PublicKey:    reg.PublicKey,
+			PresharedKey: psk,
+			Endpoint:     reg.Endpoint,
+			Pin:          reg.Pin.Addrs(),
+			Learn:        !reg.PinSealed,
+			Newest:       reg.Newest,
+			Life:         reg.Blocks,
+		}
 		for _, prefix := range []netip.Prefix{reg.Prefix4, reg.Prefix6} {
 			if prefix.IsValid() {
 				peer.Prefixes = append(peer.Prefixes, prefix)
@@ -127,26 +203,37 @@ func (s peerSet) peers(db *registry.DB) []wireguard.Peer {
 	return peers
 }
 
-// recordPeers persists what has changed since the registry last heard.
-func recordPeers(ctx context.Context, db *registry.DB, t *wireguard.Tunnel) error {
-	stats, err := t.Stats()
-	if err != nil {
-		return err
+// record persists what has changed since the registry last heard: handshakes,
+// and, where t is given, what the tunnel says of its peers.
+func (p *Peers) record(ctx context.Context, t *wireguard.Tunnel) error {
+	var stats map[[32]byte]wireguard.PeerStats
+	if t != nil {
+		var err error
+		if stats, err = t.Stats(); err != nil {
+			return err
+		}
 	}
+	shook := p.take()
 	seen := make(map[registry.ID]registry.PeerState)
-	for _, reg := range db.Snapshot().All() {
-		s, ok := stats[reg.PublicKey]
-		if !ok || s.LastHandshake.IsZero() || reg.State == registry.Revoked {
+	for _, reg := range p.db.Snapshot().All() {
+		if reg.State == registry.Revoked {
 			continue
 		}
-		if s.Endpoint != reg.Endpoint || !sameInstant(s.LastHandshake, reg.LastHandshake) {
-			seen[reg.ID] = registry.PeerState{Endpoint: s.Endpoint, Handshake: s.LastHandshake}
+		var state registry.PeerState
+		if h, ok := shook[reg.PublicKey]; ok {
+			state.From, state.Newest = h.From, h.Timestamp
+		}
+		if s := stats[reg.PublicKey]; !s.LastHandshake.IsZero() && (s.Endpoint != reg.Endpoint || !sameInstant(s.LastHandshake, reg.LastHandshake)) {
+			state.Endpoint, state.Handshake = s.Endpoint, s.LastHandshake
+		}
+		if state != (registry.PeerState{}) {
+			seen[reg.ID] = state
 		}
 	}
 	if len(seen) == 0 {
 		return nil
 	}
-	return db.RecordPeers(ctx, seen)
+	return p.db.RecordPeers(ctx, seen)
 }
 
 // sameInstant allows for what a database keeps of a time.

@@ -28,7 +28,7 @@ import (
 )
 
 // world is a kit whose proxy serves a real tunnel, kept in step with the
-// registry by SyncPeers.
+// registry by Peers.
 type world struct {
 	*proxytest.Kit
 	tunnel *wireguard.Tunnel
@@ -40,7 +40,10 @@ func openTunnel(t *testing.T, k *proxytest.Kit) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
+	peers := proxy.NewPeers(k.DB, nil)
 	tunnel, err := wireguard.Open(wireguard.Config{
+		Deviated:   peers.Deviated,
+		Handshake:  peers.Handshake,
 		PrivateKey: key,
 		Listen:     "127.0.0.1:0",
 		Admit:      k.Proxy.Admit,
@@ -59,7 +62,7 @@ func openTunnel(t *testing.T, k *proxytest.Kit) *world {
 	k.Proxy.SetTunnel(tunnel)
 	ctx, cancel := context.WithCancel(context.Background())
 	synced := make(chan error, 1)
-	go func() { synced <- proxy.SyncPeers(ctx, k.DB, tunnel, nil) }()
+	go func() { synced <- peers.Sync(ctx, tunnel) }()
 	t.Cleanup(func() {
 		cancel()
 		if err := <-synced; err != nil {

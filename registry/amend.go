@@ -124,8 +124,9 @@ func storeRecord(ctx context.Context, tx *sql.Tx, r *record) error {
 	_, err = tx.ExecContext(ctx, `
 		INSERT INTO registrations (id, name, state, user_code, public_key, mac_sealed, psk_sealed, slot,
 			source, pin4, pin6, claimed4, claimed6, pin_sealed, profiles, transport, endpoint,
-			last_handshake, created_at, expires_at, approved_at, blocked_at, blocked_reason, revoked_at)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+			last_handshake, created_at, expires_at, approved_at, blocked_at, blocked_reason, revoked_at,
+			pin_udp4, pin_udp6, seen4, seen6, seen_udp4, seen_udp6, blocks, newest)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 		ON CONFLICT (id) DO UPDATE SET state = excluded.state,
 			mac_sealed = excluded.mac_sealed, psk_sealed = excluded.psk_sealed,
 			pin4 = excluded.pin4, pin6 = excluded.pin6,
@@ -133,12 +134,18 @@ func storeRecord(ctx context.Context, tx *sql.Tx, r *record) error {
 			profiles = excluded.profiles, endpoint = excluded.endpoint,
 			last_handshake = excluded.last_handshake, expires_at = excluded.expires_at,
 			approved_at = excluded.approved_at, blocked_at = excluded.blocked_at,
-			blocked_reason = excluded.blocked_reason, revoked_at = excluded.revoked_at`,
+			blocked_reason = excluded.blocked_reason, revoked_at = excluded.revoked_at,
+			pin_udp4 = excluded.pin_udp4, pin_udp6 = excluded.pin_udp6,
+			seen4 = excluded.seen4, seen6 = excluded.seen6,
+			seen_udp4 = excluded.seen_udp4, seen_udp6 = excluded.seen_udp6,
+			blocks = excluded.blocks, newest = excluded.newest`,
 		r.ID, r.Name, r.State, r.UserCode, r.PublicKey[:], r.macSealed, r.pskSealed, r.slot,
 		addrText(r.Source), addrText(r.Pin.IPv4), addrText(r.Pin.IPv6), r.claimed4, r.claimed6, r.PinSealed,
 		string(profiles), r.Transport, endpointText(r.Endpoint),
 		micros(r.LastHandshake), micros(r.CreatedAt), micros(r.ExpiresAt), micros(r.ApprovedAt),
-		micros(r.BlockedAt), r.BlockedReason, micros(r.RevokedAt))
+		micros(r.BlockedAt), r.BlockedReason, micros(r.RevokedAt),
+		addrText(r.Pin.UDP4), addrText(r.Pin.UDP6), addrText(r.Seen.IPv4), addrText(r.Seen.IPv6),
+		addrText(r.Seen.UDP4), addrText(r.Seen.UDP6), r.Blocks, r.Newest[:])
 	if err == nil && !r.held() {
 		_, err = tx.ExecContext(ctx, "DELETE FROM virtual_addresses WHERE registration = ?", r.ID)
 	}
@@ -160,7 +167,8 @@ func (db *DB) loadRegistrations(ctx context.Context) error {
 	rows, err := db.write.QueryContext(ctx, `
 		SELECT id, name, state, user_code, public_key, mac_sealed, psk_sealed, slot,
 			source, pin4, pin6, claimed4, claimed6, pin_sealed, profiles, transport, endpoint,
-			last_handshake, created_at, expires_at, approved_at, blocked_at, blocked_reason, revoked_at
+			last_handshake, created_at, expires_at, approved_at, blocked_at, blocked_reason, revoked_at,
+			pin_udp4, pin_udp6, seen4, seen6, seen_udp4, seen_udp6, blocks, newest
 		FROM registrations ORDER BY seq`)
 	if err != nil {
 		return err
@@ -183,21 +191,26 @@ func (db *DB) loadRegistrations(ctx context.Context) error {
 
 func (db *DB) scanRecord(rows *sql.Rows) (*record, error) {
 	r := &record{}
-	var key []byte
-	var source, pin4, pin6, profiles, endpoint string
+	var key, newest []byte
+	var source, pin4, pin6, udp4, udp6, seen4, seen6, seenUDP4, seenUDP6, profiles, endpoint string
 	var handshake, created, expires, approved, blocked, revoked int64
 	if err := rows.Scan(&r.ID, &r.Name, &r.State, &r.UserCode, &key, &r.macSealed, &r.pskSealed, &r.slot,
 		&source, &pin4, &pin6, &r.claimed4, &r.claimed6, &r.PinSealed, &profiles, &r.Transport, &endpoint,
-		&handshake, &created, &expires, &approved, &blocked, &r.BlockedReason, &revoked); err != nil {
+		&handshake, &created, &expires, &approved, &blocked, &r.BlockedReason, &revoked,
+		&udp4, &udp6, &seen4, &seen6, &seenUDP4, &seenUDP6, &r.Blocks, &newest); err != nil {
 		return r, err
 	}
 	r.alike = skeleton(r.Name)
-	copy(r.PublicKey[:], key) // the schema checks the length
+	copy(r.PublicKey[:], key) // the schema checks the lengths
+	copy(r.Newest[:], newest)
 	if err := json.Unmarshal([]byte(profiles), &r.Profiles); err != nil {
 		return r, err
 	}
 	var err error
-	for text, to := range map[*string]*netip.Addr{&source: &r.Source, &pin4: &r.Pin.IPv4, &pin6: &r.Pin.IPv6} {
+	for text, to := range map[*string]*netip.Addr{
+		&source: &r.Source, &pin4: &r.Pin.IPv4, &pin6: &r.Pin.IPv6, &udp4: &r.Pin.UDP4, &udp6: &r.Pin.UDP6,
+		&seen4: &r.Seen.IPv4, &seen6: &r.Seen.IPv6, &seenUDP4: &r.Seen.UDP4, &seenUDP6: &r.Seen.UDP6,
+	} {
 		if *text != "" {
 			if *to, err = netip.ParseAddr(*text); err != nil {
 				return r, err

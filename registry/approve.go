@@ -20,18 +20,28 @@ const (
 // are pending (ErrCodeRequired) and checked whenever it is given
 // (ErrCodeWrong).
 func (db *DB) Approve(ctx context.Context, id ID, profiles []string, userCode string) error {
-	return db.approve(ctx, id, profiles, userCode, nil)
+	return db.ApproveAs(ctx, id, Approval{Profiles: profiles, UserCode: userCode})
 }
 
-// ApproveShown is Approve by an operator who was shown pin: where it is another
-// by now, it fails with ErrPinChanged. Until the approval, whoever has the join
-// credential can add an address to the pin.
-func (db *DB) ApproveShown(ctx context.Context, id ID, profiles []string, userCode string, pin Pin) error {
-	return db.approve(ctx, id, profiles, userCode, &pin)
+// Approval is what an operator decides about a registration.
+type Approval struct {
+	Profiles []string
+	UserCode string
+
+	// Shown is the pin the operator was shown; where it is another by now, the
+	// approval fails with ErrPinChanged. Until the approval, whoever has the join
+	// credential can add an address to the pin. Nil: any.
+	Shown *Pin
+
+	// Repin replaces the pin of a blocked registration. Each of its addresses
+	// must be in Registration.Seen, and one of them have been proven over TCP;
+	// else the approval fails with ErrPinChanged. Nil keeps the pin.
+	Repin *Pin
 }
 
-func (db *DB) approve(ctx context.Context, id ID, profiles []string, userCode string, shown *Pin) error {
-	profiles, err := cleanProfiles(profiles)
+// ApproveAs is Approve with everything an operator can say.
+func (db *DB) ApproveAs(ctx context.Context, id ID, a Approval) error {
+	profiles, err := cleanProfiles(a.Profiles)
 	if err != nil {
 		return fmt.Errorf("approving registration %q: %w", id, err)
 	}
@@ -42,21 +52,27 @@ func (db *DB) approve(ctx context.Context, id ID, profiles []string, userCode st
 		if r.State != Pending && r.State != Blocked {
 			return false, fmt.Errorf("%w: the registration is %s", ErrState, r.State)
 		}
-		if shown != nil && *shown != r.Pin {
+		if a.Shown != nil && *a.Shown != r.Pin {
 			return false, ErrPinChanged
 		}
-		if userCode != "" && !sameCode(userCode, r.UserCode) {
+		if a.UserCode != "" && !sameCode(a.UserCode, r.UserCode) {
 			return false, ErrCodeWrong
 		}
-		if userCode == "" && s.looksLikeAnother(r) {
+		if a.UserCode == "" && s.looksLikeAnother(r) {
 			return false, ErrCodeRequired
+		}
+		if a.Repin != nil {
+			if r.State != Blocked || !a.Repin.within(r.Seen) {
+				return false, ErrPinChanged
+			}
+			r.Pin = *a.Repin
 		}
 		r.State = Approved
 		r.Profiles = profiles
 		r.PinSealed = true
 		r.ApprovedAt = now
 		r.ExpiresAt = time.Time{}
-		r.BlockedReason, r.BlockedAt = "", time.Time{}
+		r.BlockedReason, r.BlockedAt, r.Seen = "", time.Time{}, Pin{}
 		return true, nil
 	})
 }
@@ -118,11 +134,18 @@ func (db *DB) Block(ctx context.Context, id ID, reason string) error {
 		case Blocked:
 			return db.unsaved[id], nil
 		}
-		r.State = Blocked
-		r.BlockedReason = cleanText(reason, maxReason)
-		r.BlockedAt = now
+		r.block(reason, now)
 		return true, nil
 	})
+}
+
+// block is the one way into Blocked.
+func (r *record) block(reason string, now time.Time) {
+	r.State = Blocked
+	r.BlockedReason = cleanText(reason, maxReason)
+	r.BlockedAt = now
+	r.Blocks++
+	r.Seen = Pin{}
 }
 
 // Revoke ends a registration for good and destroys its keys. Where the disk
@@ -153,7 +176,7 @@ func (db *DB) UnapproveAll(ctx context.Context) error {
 			}
 			next := *r
 			next.State = Pending
-			next.BlockedReason, next.BlockedAt = "", time.Time{}
+			next.BlockedReason, next.BlockedAt, next.Seen = "", time.Time{}, Pin{}
 			a.put = append(a.put, &next)
 		}
 		return a, nil

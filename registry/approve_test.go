@@ -314,7 +314,7 @@ func TestUnapproveAll(t *testing.T) {
 
 // Between what an operator saw and what they approve, a claim may have changed
 // the pin.
-func TestApproveShown_RefusesAnotherPin(t *testing.T) {
+func TestApproveAs_RefusesAnotherPin(t *testing.T) {
 	db := openIn(t, stateDir(t), nil)
 	reg := enrol(t, db, "build-01", newSource())
 	seen := reg.Pin
@@ -324,14 +324,14 @@ func TestApproveShown_RefusesAnotherPin(t *testing.T) {
 	if _, err := db.Claim(t.Context(), reg.ID, netip.MustParseAddr("2001:db8::1")); err != nil {
 		t.Fatal(err)
 	}
-	if err := db.ApproveShown(t.Context(), reg.ID, []string{"ci"}, "", seen); !errors.Is(err, registry.ErrPinChanged) {
+	if err := db.ApproveAs(t.Context(), reg.ID, registry.Approval{Profiles: []string{"ci"}, Shown: &seen}); !errors.Is(err, registry.ErrPinChanged) {
 		t.Errorf("with the pin as it was: %v", err)
 	}
 	now, _ := db.Snapshot().ByID(reg.ID)
 	if now.State != registry.Pending {
 		t.Fatalf("the registration is %s", now.State)
 	}
-	if err := db.ApproveShown(t.Context(), reg.ID, []string{"ci"}, "", now.Pin); err != nil {
+	if err := db.ApproveAs(t.Context(), reg.ID, registry.Approval{Profiles: []string{"ci"}, Shown: &now.Pin}); err != nil {
 		t.Errorf("with the pin as it is: %v", err)
 	}
 }

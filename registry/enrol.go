@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"fmt"
@@ -154,8 +155,8 @@ func (db *DB) Claim(ctx context.Context, id ID, source netip.Addr) (*Registratio
 	return &claimed.Registration, nil
 }
 
-// RecordPeers persists endpoints and handshake times, in one transaction. The
-// first handshake seals the pin. Unknown and revoked registrations are passed
+// RecordPeers persists endpoints, handshake times and timestamps, in one
+// transaction. The first handshake seals the pin, with the address it came from. Unknown and revoked registrations are passed
 // over, and rows that would not change are not written.
 func (db *DB) RecordPeers(ctx context.Context, seen map[ID]PeerState) error {
 	err := db.amend(ctx, func(s *Snapshot, now time.Time) (amendment, error) {
@@ -173,7 +174,14 @@ func (db *DB) RecordPeers(ctx context.Context, seen map[ID]PeerState) error {
 				next.LastHandshake = at
 				next.PinSealed = true
 			}
-			if next.Endpoint != r.Endpoint || next.LastHandshake != r.LastHandshake || next.PinSealed != r.PinSealed {
+			if bytes.Compare(peer.Newest[:], r.Newest[:]) > 0 {
+				next.Newest = peer.Newest
+				if from := peer.From.Unmap().WithZone(""); !r.PinSealed {
+					next.Pin = r.Pin.withUDP(from)
+				}
+				next.PinSealed = true
+			}
+			if next.Endpoint != r.Endpoint || next.LastHandshake != r.LastHandshake || next.PinSealed != r.PinSealed || next.Newest != r.Newest {
 				a.put = append(a.put, &next)
 			}
 		}

@@ -22,21 +22,6 @@ const (
 // ID identifies a registration for good; it is never reused.
 type ID string
 
-// Pin is an address pair; a zero Addr is a family the registration does not have.
-type Pin struct {
-	IPv4, IPv6 netip.Addr
-}
-
-// with returns the pin with a as the address of a's family.
-func (p Pin) with(a netip.Addr) Pin {
-	if a.Is4() {
-		p.IPv4 = a
-	} else {
-		p.IPv6 = a
-	}
-	return p
-}
-
 // Registration is one enrolled agent host, as a value nobody changes.
 type Registration struct {
 	ID            ID
@@ -48,10 +33,13 @@ type Registration struct {
 	Prefix6       netip.Prefix // its /64
 	Pin           Pin          // observed so far; sealed when PinSealed
 	PinSealed     bool
+	Seen          Pin // while blocked: where authentic messages have come from since
 	Profiles      []string
 	Transport     string         // "wireguard"
 	Endpoint      netip.AddrPort // last known WireGuard endpoint; zero: none
 	LastHandshake time.Time
+	Newest        [12]byte // timestamp of the newest good initiation, from the agent host's clock
+	Blocks        int      // how often it was blocked
 	CreatedAt     time.Time
 	ExpiresAt     time.Time // of one never approved; zero: it does not expire
 	BlockedReason string
@@ -94,6 +82,10 @@ type NewRegistration struct {
 type PeerState struct {
 	Endpoint  netip.AddrPort
 	Handshake time.Time
+
+	// Of a good initiation: where it came from, and its timestamp.
+	From   netip.Addr
+	Newest [12]byte
 }
 
 // MACKey returns the key that authenticates the registration's claim and poll;

@@ -161,7 +161,7 @@ func TestMigrate_OldestSchemaOpens(t *testing.T) {
 	defer db.Close()
 	all := db.Snapshot().All()
 	if len(all) != 3 || all[0].State != Approved || all[1].State != Blocked || all[2].State != Revoked ||
-		fmt.Sprint(all[0].Profiles) != "[ci docs]" || all[0].Pin != (Pin{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")}) {
+		fmt.Sprint(all[0].Profiles) != "[ci docs]" || all[0].Pin != (Pin{IPv4: netip.MustParseAddr("192.0.2.1"), IPv6: netip.MustParseAddr("2001:db8::1")}) {
 		t.Fatalf("%+v", all)
 	}
 	if !db.MACKey(all[0].ID).Equal(secret.New([]byte("mac key of builder"))) {

@@ -54,6 +54,7 @@ type gateway struct {
 	https    *https.Handler
 	proxy    *proxy.Proxy
 	tunnel   *wireguard.Tunnel
+	peers    *proxy.Peers
 
 	public    boundServer
 	dashboard boundServer
@@ -140,6 +141,7 @@ func openGateway(ctx context.Context, file string, stdout io.Writer, log *slog.L
 	if err != nil {
 		return nil, fmt.Errorf("opening the WireGuard key: %w", err)
 	}
+	g.peers = proxy.NewPeers(g.db, log)
 	g.tunnel, err = wireguard.Open(wireguard.Config{
 		PrivateKey: key,
 		Listen:     pol.WireGuard.Listen,
@@ -148,6 +150,8 @@ func openGateway(ctx context.Context, file string, stdout io.Writer, log *slog.L
 		TCP:        g.proxy.TCP,
 		UDP:        g.proxy.UDP,
 		Echo:       g.proxy.Echo,
+		Deviated:   g.peers.Deviated,
+		Handshake:  g.peers.Handshake,
 		Log:        log,
 	})
 	if err != nil {

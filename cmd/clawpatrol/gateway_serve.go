@@ -8,8 +8,6 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
-
-	"github.com/clawpatrol/clawpatrol/proxy"
 )
 
 // drainTime bounds how long SIGTERM waits for running actions: under systemd's
@@ -22,7 +20,7 @@ func (g *gateway) Serve(ctx context.Context) error {
 	defer cancel()
 	group, work := errgroup.WithContext(work)
 
-	group.Go(func() error { return proxy.SyncPeers(work, g.db, g.tunnel, g.log) })
+	group.Go(func() error { return g.peers.Sync(work, g.tunnel) })
 	group.Go(func() error { return g.followPolicy(work) })
 	for _, s := range []boundServer{g.public, g.dashboard} {
 		group.Go(func() error { return s.serve() })

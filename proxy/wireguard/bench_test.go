@@ -38,6 +38,7 @@ func benchPair(b *testing.B, ipv4 bool) (out, in net.Conn) {
 		PublicKey:    gw.PublicKey(),
 		PresharedKey: peer.PresharedKey,
 		Prefixes:     []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")},
+		Pin:          []netip.Addr{netip.MustParseAddr("127.0.0.1")},
 		Endpoint:     netip.MustParseAddrPort(fmt.Sprintf("127.0.0.1:%d", gw.ListenPort())),
 	}})
 	if err != nil {

@@ -46,9 +46,9 @@ type Peer struct {
 	// was told of: what is not newer is a recording.
 	Newest Timestamp
 
-	// Approval tells one approval of a peer from another. A peer that has
-	// deviated stays out until it changes.
-	Approval int64
+	// Life counts how often the peer was let in again. One that has deviated stays
+	// out until it changes.
+	Life int
 }
 
 // peer is the living state of a Peer from SetPeers to SetPeers.
@@ -204,7 +204,7 @@ func (t *Tunnel) SetPeers(list []Peer) error {
 	next := newPeerTable(configs)
 	for key, config := range configs {
 		p := old.peers[key]
-		if p == nil || old.configs[key].Approval != config.Approval {
+		if p == nil || old.configs[key].Life != config.Life {
 			p = t.newPeer(key)
 		}
 		p.pin(config)

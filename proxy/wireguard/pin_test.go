@@ -343,7 +343,7 @@ func TestI08_WhoHasDeviatedStaysOutUntilApprovedAgain(t *testing.T) {
 	a.datagram()
 	w.nothing(t)
 
-	a.peer.Approval++
+	a.peer.Life++
 	setPeers(t, w.Tunnel, a)
 	a.dev.LookupPeer(w.PublicKey()).ExpireCurrentKeypairs()
 	w.arrives(t, a)
