@@ -15,7 +15,9 @@ const (
 	maxPending          = 100
 	maxPendingPerSource = 3
 	pendingLifetime     = 15 * time.Minute
-	claimWindow         = 60 * time.Second
+
+	// ClaimWindow is how long after start Claim is possible.
+	ClaimWindow = 60 * time.Second
 
 	// rangeRest is how long an address range waits before another registration
 	// gets it.
@@ -135,7 +137,7 @@ func (db *DB) Claim(ctx context.Context, id ID, source netip.Addr) (*Registratio
 			return amendment{}, ErrNotFound
 		case r.State == Blocked || r.State == Revoked:
 			return amendment{}, fmt.Errorf("%w: the registration is %s", ErrState, r.State)
-		case now.Sub(r.CreatedAt) > claimWindow, !overtaken && (r.PinSealed || r.State != Pending):
+		case now.Sub(r.CreatedAt) > ClaimWindow, !overtaken && (r.PinSealed || r.State != Pending):
 			return amendment{}, ErrPinSealed
 		case source.Is4() && r.claimed4, source.Is6() && r.claimed6:
 			return amendment{}, ErrPinSealed

@@ -1,9 +1,11 @@
 package public
 
 import (
+	"context"
 	"errors"
 	"net/http"
 	"net/netip"
+	"path"
 	"slices"
 
 	"github.com/clawpatrol/clawpatrol/enrolment"
@@ -38,11 +40,49 @@ func (h *handler) proven(w http.ResponseWriter, r *http.Request) (*registry.Regi
 		refuseUnproven(w)
 		return nil, false
 	}
+	if h.deviates(r, reg) {
+		refuseUnproven(w)
+		return nil, false
+	}
 	if err := decode(body, &struct{}{}); err != nil {
 		refuse(w, http.StatusBadRequest, "bad_request", err.Error(), "")
 		return nil, false
 	}
 	return reg, true
+}
+
+// deviates blocks a registration whose proven request comes from outside its
+// pin (I08), and reports whether that is so. Of one that is blocked already it
+// notes where it is: an operator may want to pin it there.
+func (h *handler) deviates(r *http.Request, reg *registry.Registration) bool {
+	from := peer(r)
+	outside := reg.PinSealed && !reg.Pin.Has(from)
+	if r.URL.Path == enrolment.PathClaim && h.mayStillClaim(reg, from) {
+		outside = false
+	}
+	if !outside && reg.State != registry.Blocked {
+		return false
+	}
+	what := "a " + path.Base(r.URL.Path)
+	if outside && reg.State != registry.Blocked {
+		h.Log.Warn("registration blocked: a request came from outside its pin", "registration", reg.ID, "name", reg.Name, "from", from, "what", what)
+	}
+	// Whatever becomes of the request, this has happened.
+	err := h.Registry.Deviate(context.WithoutCancel(r.Context()), reg.ID, registry.Deviation{From: from, What: what})
+	if err != nil && !errors.Is(err, registry.ErrState) {
+		h.Log.Error("blocking a registration", "registration", reg.ID, "err", err)
+	}
+	return outside && reg.State != registry.Blocked
+}
+
+// mayStillClaim reports whether an agent host that knows of no approval yet
+// would claim this family: the pin was sealed before it came to that.
+func (h *handler) mayStillClaim(reg *registry.Registration, from netip.Addr) bool {
+	have := reg.Pin.IPv6
+	if from.Is4() {
+		have = reg.Pin.IPv4
+	}
+	return !have.IsValid() && h.Now().Sub(reg.CreatedAt) <= registry.ClaimWindow
 }
 
 // refuseUnproven is the one answer to every request that does not prove a
