@@ -44,10 +44,11 @@ func newTLSSplice(dir, upstream string) (*tlsSplice, error) {
 }
 
 // runTLSSplice is the splice behind the gateway's own tunnel. Arguments:
-// directory, upstream, private key, port, peer's public key, peer's prefix.
+// directory, upstream, private key, port, peer's public key, peer's prefix, and
+// the address it comes from.
 func runTLSSplice(ctx context.Context, args []string) error {
-	if len(args) != 6 {
-		return errors.New("tls-splice: wants six arguments")
+	if len(args) != 7 {
+		return errors.New("tls-splice: wants seven arguments")
 	}
 	s, err := newTLSSplice(args[0], args[1])
 	if err != nil {
@@ -58,6 +59,10 @@ func runTLSSplice(ctx context.Context, args []string) error {
 		return err
 	}
 	pub, err := hex.DecodeString(args[4])
+	if err != nil {
+		return err
+	}
+	from, err := netip.ParseAddr(args[6])
 	if err != nil {
 		return err
 	}
@@ -72,7 +77,7 @@ func runTLSSplice(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	if err := t.SetPeers([]wireguard.Peer{{PublicKey: [32]byte(pub), Prefixes: []netip.Prefix{netip.MustParsePrefix(args[5])}}}); err != nil {
+	if err := t.SetPeers([]wireguard.Peer{{PublicKey: [32]byte(pub), Prefixes: []netip.Prefix{netip.MustParsePrefix(args[5])}, Pin: []netip.Addr{from}}}); err != nil {
 		return err
 	}
 	fmt.Println("ready")
