@@ -172,7 +172,7 @@ func (s *stage) startLimits(ctx context.Context) (err error) {
 	gwPriv, gwPub = key()
 	agPriv, agPub = key()
 	upstream := lab.WorldIPv4.String() + ":443"
-	if s.splicer, err = s.startWithCA(ctx, "tls-splice", upstream, gwPriv, "51902", agPub, "10.78.0.0/24"); err != nil {
+	if s.splicer, err = s.startWithCA(ctx, "tls-splice", upstream, gwPriv, "51902", agPub, "10.78.0.0/24", "198.51.101.2"); err != nil {
 		return err
 	}
 	if s.spliceAgent, err = s.start(ctx, s.plain, "wireguard-peer", "splice0", "10.78.0.2/24", agPriv, "51902", gwPub, lab.GatewayIPv4.String()+":51902", "0.0.0.0/0"); err != nil {
