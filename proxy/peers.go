@@ -213,6 +213,9 @@ func (p *Peers) record(ctx context.Context, t *wireguard.Tunnel) error {
 			return err
 		}
 	}
+	if t != nil {
+		p.db.ReportHealth(healthOf(p.db.Snapshot(), stats))
+	}
 	shook := p.take()
 	seen := make(map[registry.ID]registry.PeerState)
 	for _, reg := range p.db.Snapshot().All() {
@@ -234,6 +237,17 @@ func (p *Peers) record(ctx context.Context, t *wireguard.Tunnel) error {
 		return nil
 	}
 	return p.db.RecordPeers(ctx, seen)
+}
+
+// healthOf sorts the tunnel's figures by registration.
+func healthOf(snapshot *registry.Snapshot, stats map[[32]byte]wireguard.PeerStats) map[registry.ID]registry.PeerHealth {
+	health := make(map[registry.ID]registry.PeerHealth, len(stats))
+	for _, reg := range snapshot.All() {
+		if s, ok := stats[reg.PublicKey]; ok {
+			health[reg.ID] = registry.PeerHealth{LastHandshake: s.LastHandshake, BytesIn: s.BytesIn, BytesOut: s.BytesOut}
+		}
+	}
+	return health
 }
 
 // sameInstant allows for what a database keeps of a time.

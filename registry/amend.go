@@ -46,6 +46,10 @@ func (db *DB) apply(ctx context.Context, a amendment, now time.Time) error {
 		return nil
 	}
 	old := db.Snapshot()
+	var removals []Removal
+	if len(a.remove) > 0 {
+		removals = db.withRemoved(old.records(a.remove), now)
+	}
 	err := db.commit(ctx, func(ctx context.Context, tx *sql.Tx) error {
 		for _, r := range a.put {
 			if err := storeRecord(ctx, tx, r); err != nil {
@@ -56,6 +60,9 @@ func (db *DB) apply(ctx context.Context, a amendment, now time.Time) error {
 			if err := retireRecord(ctx, tx, old.byID[id], now); err != nil {
 				return err
 			}
+		}
+		if len(a.remove) > 0 {
+			return storeRemovals(ctx, tx, removals)
 		}
 		return nil
 	})
@@ -76,6 +83,10 @@ func (db *DB) apply(ctx context.Context, a amendment, now time.Time) error {
 	for _, id := range a.remove {
 		db.retired[old.byID[id].slot] = now
 		db.virtual.drop(id)
+		db.logRemoved(old.byID[id])
+	}
+	if len(a.remove) > 0 {
+		db.removals.Store(&removals)
 	}
 	db.snapshot.Store(old.with(a.put, a.remove))
 	db.watchers.notify()

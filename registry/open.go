@@ -40,6 +40,7 @@ func open(ctx context.Context, cfg Config) (_ *DB, err error) {
 	if db.now == nil {
 		db.now = time.Now
 	}
+	db.vitals = newVitals(db.now())
 	if db.plan, err = newAddressPlan(cfg.Subnets); err != nil {
 		return nil, &OpenError{Err: ErrSubnets, Detail: "dividing the tunnel subnets: " + err.Error(),
 			Advice: `set wireguard.subnets to one IPv4 and one IPv6 prefix, such as ["10.55.0.0/16", "fd55:c1a5::/48"]`}
@@ -76,7 +77,7 @@ func open(ctx context.Context, cfg Config) (_ *DB, err error) {
 		return nil, err
 	}
 	for _, load := range []func(context.Context) error{
-		db.checkSubnets, db.loadRegistrations, db.loadVirtual, db.loadCredentials, db.loadNamed, db.loadSessions,
+		db.checkSubnets, db.loadRemovals, db.loadRegistrations, db.loadVirtual, db.loadCredentials, db.loadNamed, db.loadSessions,
 	} {
 		if err := load(ctx); err != nil {
 			return nil, err
@@ -159,6 +160,7 @@ func (db *DB) tendOnce() error {
 	now := db.clock()
 	return errors.Join(
 		db.expire(ctx, now),
+		db.blockDormant(ctx, now),
 		db.saveUnsaved(ctx, now),
 		db.saveVirtualUse(ctx, now, virtualUseInterval),
 	)

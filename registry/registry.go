@@ -57,7 +57,9 @@ type DB struct {
 	retired     map[int]time.Time            // ranges of removed registrations, when freed; under writing
 	unsaved     map[ID]bool                  // blocked or revoked in memory only; under writing
 	behind      atomic.Bool                  // whether unsaved holds any
+	removals    atomic.Pointer[[]Removal]    // newest first; replaced under writing
 
+	vitals   *vitals
 	watchers watchers
 	sessions sessions
 	virtual  virtualTables

@@ -68,6 +68,17 @@ func (s *Snapshot) All() []*Registration {
 	return all
 }
 
+// records returns those of these IDs.
+func (s *Snapshot) records(ids []ID) []*record {
+	list := make([]*record, 0, len(ids))
+	for _, id := range ids {
+		if r := s.byID[id]; r != nil {
+			list = append(list, r)
+		}
+	}
+	return list
+}
+
 // newSnapshot indexes records, which are in order of age.
 func newSnapshot(all []*record) *Snapshot {
 	s := &Snapshot{
