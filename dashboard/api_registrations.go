@@ -1,9 +1,6 @@
 package dashboard
 
-import (
-	"encoding/json"
-	"net/http"
-)
+import "net/http"
 
 func (d *dashboard) listRegistrations(w http.ResponseWriter, _ *http.Request) {
 	ro := d.roster()
@@ -21,28 +18,6 @@ func (d *dashboard) getRegistration(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	writeJSON(w, http.StatusOK, d.roster().view(reg))
-}
-
-func (d *dashboard) approveAPI(w http.ResponseWriter, r *http.Request) {
-	var req struct {
-		Profiles []string        `json:"profiles"`
-		UserCode string          `json:"user_code"`
-		Pin      *pinView        `json:"pin"` // as it was shown; null: whatever it is
-		Repin    json.RawMessage `json:"repin"`
-	}
-	if err := readJSON(r, &req); err != nil {
-		d.fail(w, r, err)
-		return
-	}
-	if len(req.Repin) > 0 {
-		d.fail(w, r, &failure{http.StatusUnprocessableEntity, "repin_unsupported", "repin is not supported by this gateway yet", "approve without it: the pin is kept"})
-		return
-	}
-	if err := d.approve(r, req.Profiles, req.UserCode, req.Pin); err != nil {
-		d.fail(w, r, err)
-		return
-	}
-	d.getRegistration(w, r)
 }
 
 func (d *dashboard) profilesAPI(w http.ResponseWriter, r *http.Request) {

@@ -18,7 +18,7 @@ func TestRegistrations_Shape(t *testing.T) {
 	reg := g.enrol("build-01", "198.51.100.1")
 	var one map[string]any
 	read(t, g.api("GET", "/api/registrations/"+string(reg.ID), ""), http.StatusOK, &one)
-	want := []string{"id", "name", "state", "user_code", "addresses", "pin", "profiles", "transport", "last_handshake", "created_at", "blocked_reason"}
+	want := []string{"id", "name", "state", "user_code", "addresses", "pin", "profiles", "transport", "last_handshake", "created_at", "blocked_reason", "blocked_at", "seen", "seen_remarks", "health"}
 	for _, k := range want {
 		if _, ok := one[k]; !ok {
 			t.Errorf("no field %q in %v", k, slices.Sorted(maps.Keys(one)))
@@ -63,7 +63,7 @@ func TestRegistrations_Life(t *testing.T) {
 	refused(t, g.api("POST", at+"/approve", `{}`), http.StatusUnprocessableEntity, "no_profiles")
 	refused(t, g.api("POST", at+"/approve", `{"profiles":[]}`), http.StatusUnprocessableEntity, "no_profiles")
 	refused(t, g.api("POST", at+"/approve", `{"profiles":["ci","nope"]}`), http.StatusUnprocessableEntity, "unknown_profile")
-	refused(t, g.api("POST", at+"/approve", `{"profiles":["ci"],"repin":{"ipv4":"1.2.3.4"}}`), http.StatusUnprocessableEntity, "repin_unsupported")
+	refused(t, g.api("POST", at+"/approve", `{"profiles":["ci"],"repin":{"ipv4":"198.51.100.1"}}`), http.StatusConflict, "wrong_state")
 	refused(t, g.api("POST", at+"/approve", `{"profiles":["ci"],"user_code":"BBBB-BBBB"}`), http.StatusConflict, "wrong_user_code")
 	if s := g.get(reg.ID).State; s != registry.Pending {
 		t.Fatalf("refused approvals made it %s", s)

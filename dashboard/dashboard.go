@@ -123,6 +123,8 @@ func (d *dashboard) handleAPI() {
 	d.router.handle("PUT /api/registrations/{id}/profiles", d.profilesAPI)
 	d.router.handle("POST /api/registrations/{id}/block", d.blockAPI)
 	d.router.handle("DELETE /api/registrations/{id}", d.revokeAPI)
+	d.router.handle("GET /api/removals", d.listRemovals)
+	d.router.handle("DELETE /api/removals", d.seenRemovalsAPI)
 
 	d.router.handle("GET /api/endpoints", d.listEndpoints)
 	d.router.handle("GET /api/profiles", d.listProfiles)
@@ -148,6 +150,7 @@ func (d *dashboard) handlePages() {
 	d.router.handle("POST /registrations/{id}/block", d.blockForm)
 	d.router.handle("GET /registrations/{id}/revoke", d.revokePage)
 	d.router.handle("POST /registrations/{id}/revoke", d.revokeForm)
+	d.router.handle("POST /removals/seen", d.seenRemovalsForm)
 
 	d.router.handle("GET /credentials", d.credentialsPage)
 	d.router.handle("GET /credentials/{type}/{name}", d.credentialPage)

@@ -2,6 +2,7 @@ package dashboard
 
 import (
 	"fmt"
+	"math"
 	"strings"
 	"time"
 	"unicode"
@@ -79,6 +80,9 @@ func size(n int64) string {
 		return fmt.Sprintf("%.1f GiB", float64(n)/(1<<30))
 	}
 }
+
+// bytesText is size for a count.
+func bytesText(n uint64) string { return size(int64(min(n, math.MaxInt64))) }
 
 // at is utc for an instant that is always there.
 func at(t time.Time) string { return utc(&t) }

@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"path"
 	"strings"
+
+	"github.com/clawpatrol/clawpatrol/registry"
 )
 
 //go:embed pages/*.html
@@ -28,6 +30,7 @@ type page struct {
 	Error   string
 	Hint    string
 	Waiting int // registrations that wait for approval
+	Blocked int // registrations; render fills it in
 	Body    any
 }
 
@@ -43,7 +46,7 @@ func parsePages() (pageSet, error) {
 			continue
 		}
 		t, err := template.New("layout").Funcs(template.FuncMap{
-			"utc": utc, "at": at, "rfc3339": rfc3339, "size": size,
+			"utc": utc, "at": at, "rfc3339": rfc3339, "size": size, "bytes": bytesText, "plural": plural,
 		}).ParseFS(pageFiles, "pages/layout.html", file)
 		if err != nil {
 			return nil, fmt.Errorf("parsing %s: %w", file, err)
@@ -56,6 +59,9 @@ func parsePages() (pageSet, error) {
 // render executes a page into a buffer, so that a failure is still a clean 500.
 func (d *dashboard) render(w http.ResponseWriter, status int, name string, p page) {
 	var b bytes.Buffer
+	if p.Section != "" {
+		p.Blocked = d.count(registry.Blocked)
+	}
 	if err := d.pages[name].ExecuteTemplate(&b, "layout", p); err != nil {
 		d.Log.Error("dashboard: page failed", "page", name, "err", err)
 		http.Error(w, internal.message, http.StatusInternalServerError)
@@ -73,6 +79,7 @@ var doneMessages = map[string]string{
 	"profiles": "Profiles changed. Flows that they no longer cover are closed.",
 	"blocked":  "Blocked. Nothing of this registration is forwarded.",
 	"revoked":  "Revoked for good.",
+	"seen":     "Removed registrations that you have seen are no longer listed.",
 	"set":      "Stored. It is used from the next request on.",
 	"cleared":  "Cleared. Requests that need it are refused until it is set again.",
 }

@@ -14,20 +14,38 @@ import (
 type registrationRow struct {
 	registrationView
 	Name, BlockedReason string
-	Observed            []string // the pin's addresses
-	Seen                string   // roughly when the last handshake was
+	Pinned, SeenAt      []addressRow
+	Shook, BlockedAgo   string // roughly when the last handshake was, and the block
 	// Code is empty where look-alikes wait: it must come from the agent host, not
 	// from the row the operator may be mistaken about.
 	Code string
 }
 
+// addressRow is one address of a pin, or one that a registration was seen at.
+type addressRow struct {
+	Addr      string
+	Datagrams bool // of WireGuard's messages only
+	New       bool // outside the pin
+}
+
+func addressRows(of, pin registry.Pin) []addressRow {
+	var rows []addressRow
+	for _, a := range of.Addrs() {
+		over := a == of.IPv4 || a == of.IPv6
+		if !slices.ContainsFunc(rows, func(r addressRow) bool { return r.Addr == a.String() }) {
+			rows = append(rows, addressRow{a.String(), !over, !pin.Has(a)})
+		}
+	}
+	return rows
+}
+
 func (ro roster) row(reg *registry.Registration, now time.Time) registrationRow {
 	v := ro.view(reg)
-	row := registrationRow{registrationView: v, Name: shown(v.Name), BlockedReason: shown(v.BlockedReason), Seen: ago(now, v.LastHandshake)}
-	for _, a := range []string{v.Pin.IPv4, v.Pin.IPv6} {
-		if a != "" {
-			row.Observed = append(row.Observed, a)
-		}
+	row := registrationRow{
+		registrationView: v,
+		Name:             shown(v.Name), BlockedReason: shown(v.BlockedReason),
+		Pinned: addressRows(reg.Pin, reg.Pin), SeenAt: addressRows(reg.Seen, reg.Pin),
+		Shook: ago(now, v.LastHandshake), BlockedAgo: ago(now, v.BlockedAt),
 	}
 	if reg.State == registry.Pending && !v.CodeRequired {
 		row.Code = v.UserCode
@@ -40,34 +58,42 @@ func (ro roster) row(reg *registry.Registration, now time.Time) registrationRow 
 }
 
 type registrationsBody struct {
+	Blocked []registrationRow // blocked last first
 	Waiting []registrationRow // pending, oldest first
 	Others  []registrationRow // newest first, revoked last
+	Removed removedBody
 }
 
 func (d *dashboard) registrationsPage(w http.ResponseWriter, r *http.Request) {
 	ro, now := d.roster(), d.Now()
-	var body registrationsBody
+	body := registrationsBody{Removed: d.removed()}
 	for _, reg := range ro.snapshot.All() {
 		row := ro.row(reg, now)
-		if reg.State == registry.Pending {
+		switch reg.State {
+		case registry.Blocked:
+			body.Blocked = append(body.Blocked, row)
+		case registry.Pending:
 			body.Waiting = append(body.Waiting, row)
-		} else {
+		default:
 			body.Others = append(body.Others, row)
 		}
 	}
+	slices.SortStableFunc(body.Blocked, func(a, b registrationRow) int { return timeOf(b.BlockedAt).Compare(timeOf(a.BlockedAt)) })
 	slices.Reverse(body.Others)
 	slices.SortStableFunc(body.Others, func(a, b registrationRow) int { return stateOrder(a.State) - stateOrder(b.State) })
 	d.render(w, http.StatusOK, "registrations", page{Title: "Registrations", Section: "registrations", Done: doneMessage(r), Waiting: len(body.Waiting), Body: body})
 }
 
-// stateOrder puts what needs an operator first.
+// stateOrder puts what is over last.
 func stateOrder(state string) int {
-	return slices.Index([]string{string(registry.Blocked), string(registry.Approved), string(registry.Revoked)}, state)
+	return slices.Index([]string{string(registry.Approved), string(registry.Revoked)}, state)
 }
 
 type registrationBody struct {
 	registrationRow
 	Choices []profileChoice
+	Repin   *repinChoice // nil: the pin can only be kept
+	Both    bool         // messages come from inside the pin and from outside it
 }
 
 // profileChoice is a profile's checkbox.
@@ -94,7 +120,8 @@ func (d *dashboard) showRegistration(w http.ResponseWriter, r *http.Request, nam
 		d.fail(w, r, err)
 		return
 	}
-	row := d.roster().row(reg, d.Now())
+	ro := d.roster()
+	row := ro.row(reg, d.Now())
 	if errors.Is(problem, registry.ErrCodeRequired) { // which may just have come to be, or gone
 		row.CodeRequired, row.Code = true, ""
 	}
@@ -103,7 +130,7 @@ func (d *dashboard) showRegistration(w http.ResponseWriter, r *http.Request, nam
 		Section: "registrations",
 		Done:    doneMessage(r),
 		Waiting: d.waiting(),
-		Body:    registrationBody{row, d.profileChoices(reg)},
+		Body:    registrationBody{row, d.profileChoices(reg), ro.repinChoice(reg), inAndOut(reg)},
 	}
 	d.render(w, d.showFailure(&p, problem), name, p)
 }
@@ -135,10 +162,12 @@ func (d *dashboard) profileChoices(reg *registry.Registration) []profileChoice {
 }
 
 // waiting counts the registrations that wait for approval.
-func (d *dashboard) waiting() int {
+func (d *dashboard) waiting() int { return d.count(registry.Pending) }
+
+func (d *dashboard) count(state registry.State) int {
 	n := 0
 	for _, reg := range d.Registry.Snapshot().All() {
-		if reg.State == registry.Pending {
+		if reg.State == state {
 			n++
 		}
 	}
@@ -157,18 +186,6 @@ func (d *dashboard) afterForm(w http.ResponseWriter, r *http.Request, did string
 		return
 	}
 	seeOther(w, r, "/registrations/"+r.PathValue("id")+"?done="+did)
-}
-
-func (d *dashboard) approveForm(w http.ResponseWriter, r *http.Request) {
-	err := parseForm(r)
-	if err == nil {
-		var seen *pinView
-		if r.PostForm.Has("pin4") || r.PostForm.Has("pin6") {
-			seen = &pinView{IPv4: r.PostForm.Get("pin4"), IPv6: r.PostForm.Get("pin6")}
-		}
-		err = d.approve(r, r.PostForm["profile"], r.PostForm.Get("user_code"), seen)
-	}
-	d.afterForm(w, r, "approved", err)
 }
 
 func (d *dashboard) profilesForm(w http.ResponseWriter, r *http.Request) {

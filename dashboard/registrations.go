@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"net/http"
 	"net/netip"
@@ -38,61 +37,65 @@ type registrationView struct {
 	PublicKey      string     `json:"public_key"`      // WireGuard, standard base64
 	KeyFingerprint string     `json:"key_fingerprint"` // "sha256:<hex>" of the 32 bytes
 	LastHandshake  *time.Time `json:"last_handshake"`  // null: never
+	Health         healthView `json:"health"`
 	CreatedAt      time.Time  `json:"created_at"`
-	ExpiresAt      *time.Time `json:"expires_at,omitempty"` // of a pending one
+	ExpiresAt      *time.Time `json:"expires_at,omitempty"` // of one never approved
 	BlockedReason  string     `json:"blocked_reason"`
+	BlockedAt      *time.Time `json:"blocked_at"`   // null: not blocked
+	Seen           *pinView   `json:"seen"`         // null: not blocked, or nothing authentic came since
+	SeenRemarks    []string   `json:"seen_remarks"` // as PinRemarks, of Seen
 	// CodeRequired: the registry takes it for a look-alike of another.
 	CodeRequired bool `json:"user_code_required"`
 }
 
-type pinView struct {
-	IPv4 string `json:"ipv4"`
-	IPv6 string `json:"ipv6"`
-}
-
-// pin undoes what view makes of a pin.
-func (v pinView) pin() (registry.Pin, error) {
-	var p registry.Pin
-	for text, to := range map[string]*netip.Addr{v.IPv4: &p.IPv4, v.IPv6: &p.IPv6} {
-		if text == "" {
-			continue
-		}
-		a, err := netip.ParseAddr(text)
-		if err != nil {
-			return registry.Pin{}, badRequest("pin is not the addresses that were shown")
-		}
-		*to = a
-	}
-	return p, nil
+// healthView is how a registration's tunnel fares: see registry.Health. Apart from
+// the last handshake it counts from the gateway's start.
+type healthView struct {
+	LastHandshake *time.Time `json:"last_handshake"` // null: never
+	BytesIn       uint64     `json:"bytes_in"`       // from the agent host
+	BytesOut      uint64     `json:"bytes_out"`      // to it
+	Handshakes    int        `json:"handshakes"`
+	Silent        bool       `json:"silent"` // approved, and nothing came for 90 s
 }
 
 // roster is what a registration is looked at against, read once per request.
 type roster struct {
 	snapshot *registry.Snapshot
+	health   func(registry.ID) registry.Health
 	own      []netip.Addr // the gateway's
 }
 
 func (d *dashboard) roster() roster {
-	return roster{snapshot: d.Registry.Snapshot(), own: d.gatewayAddrs()}
+	own := d.gatewayAddrs()
+	if a, err := netip.ParseAddr(d.Policy().Gateway.PublicHost()); err == nil {
+		own = append(own, a.Unmap()) // behind a NAT, no interface has it
+	}
+	return roster{snapshot: d.Registry.Snapshot(), health: d.Registry.Health, own: own}
 }
 
 func (ro roster) view(reg *registry.Registration) registrationView {
 	sum := sha256.Sum256(reg.PublicKey[:])
+	health := ro.health(reg.ID)
 	v := registrationView{
 		ID:             string(reg.ID),
 		Name:           reg.Name,
 		State:          string(reg.State),
 		UserCode:       reg.UserCode,
 		Addresses:      []string{},
+		Pin:            viewPin(reg.Pin),
 		PinSealed:      reg.PinSealed,
 		PinRemarks:     pinRemarks(reg.Pin, ro.own),
 		Profiles:       append([]string{}, reg.Profiles...),
 		Transport:      reg.Transport,
 		PublicKey:      base64.StdEncoding.EncodeToString(reg.PublicKey[:]),
 		KeyFingerprint: "sha256:" + hex.EncodeToString(sum[:]),
-		LastHandshake:  optionalTime(reg.LastHandshake),
+		LastHandshake:  optionalTime(health.LastHandshake),
+		Health:         healthView{optionalTime(health.LastHandshake), health.BytesIn, health.BytesOut, health.Handshakes, health.Silent},
 		CreatedAt:      reg.CreatedAt.UTC(),
+		ExpiresAt:      optionalTime(reg.ExpiresAt),
 		BlockedReason:  reg.BlockedReason,
+		BlockedAt:      optionalTime(reg.BlockedAt),
+		SeenRemarks:    pinRemarks(reg.Seen, ro.own),
 		CodeRequired:   ro.snapshot.CodeRequired(reg.ID),
 	}
 	for _, p := range []netip.Prefix{reg.Prefix4, reg.Prefix6} {
@@ -100,14 +103,9 @@ func (ro roster) view(reg *registry.Registration) registrationView {
 			v.Addresses = append(v.Addresses, netip.PrefixFrom(p.Masked().Addr().Next(), p.Bits()).String())
 		}
 	}
-	if reg.Pin.IPv4.IsValid() {
-		v.Pin.IPv4 = reg.Pin.IPv4.String()
-	}
-	if reg.Pin.IPv6.IsValid() {
-		v.Pin.IPv6 = reg.Pin.IPv6.String()
-	}
-	if reg.State == registry.Pending {
-		v.ExpiresAt = optionalTime(reg.ExpiresAt)
+	if reg.Seen != (registry.Pin{}) {
+		seen := viewPin(reg.Seen)
+		v.Seen = &seen
 	}
 	return v
 }
@@ -120,6 +118,14 @@ func optionalTime(t time.Time) *time.Time {
 	return &t
 }
 
+// timeOf undoes optionalTime.
+func timeOf(t *time.Time) time.Time {
+	if t == nil {
+		return time.Time{}
+	}
+	return *t
+}
+
 // registration finds what {id} in r's path names.
 func (d *dashboard) registration(r *http.Request) (*registry.Registration, error) {
 	reg, ok := d.Registry.Snapshot().ByID(registry.ID(r.PathValue("id")))
@@ -127,46 +133,6 @@ func (d *dashboard) registration(r *http.Request) (*registry.Registration, error
 		return nil, registry.ErrNotFound
 	}
 	return reg, nil
-}
-
-// approve moves a pending or blocked registration to approved. With seen, its
-// pin must be the one that the operator saw.
-func (d *dashboard) approve(r *http.Request, profiles []string, userCode string, seen *pinView) error {
-	reg, err := d.registration(r)
-	if err != nil {
-		return err
-	}
-	if reg.State == registry.Revoked {
-		return &failure{http.StatusConflict, "revoked", "a revoked registration never returns", "join again on the agent host"}
-	}
-	profiles, err = d.knownProfiles(profiles)
-	if err != nil {
-		return err
-	}
-	ctx, userCode := context.WithoutCancel(r.Context()), strings.TrimSpace(userCode)
-	if seen == nil {
-		err = d.Registry.Approve(ctx, reg.ID, profiles, userCode)
-	} else if pin, perr := seen.pin(); perr == nil {
-		err = d.Registry.ApproveAs(ctx, reg.ID, registry.Approval{Profiles: profiles, UserCode: userCode, Shown: &pin})
-	} else {
-		err = perr
-	}
-	if errors.Is(err, registry.ErrState) {
-		return d.whyNotApproved(reg.ID)
-	}
-	if err != nil {
-		return fmt.Errorf("approving a registration: %w", err)
-	}
-	d.Log.Info("registration approved", "registration", reg.ID, "profiles", profiles, "was", reg.State, "operator", source(r))
-	return nil
-}
-
-// whyNotApproved explains an ErrState of Approve from the present snapshot.
-func (d *dashboard) whyNotApproved(id registry.ID) *failure {
-	if now, ok := d.Registry.Snapshot().ByID(id); ok && now.State == registry.Approved {
-		return &failure{http.StatusConflict, "already_approved", "the registration is approved already", "change its profiles instead"}
-	}
-	return &failure{http.StatusConflict, "revoked", "the registration has been revoked or has expired", "join again on the agent host"}
 }
 
 // setProfiles replaces a registration's profiles.
