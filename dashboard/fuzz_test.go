@@ -2,6 +2,7 @@ package dashboard_test
 
 import (
 	"net/http"
+	"net/netip"
 	"net/url"
 	"strings"
 	"testing"
@@ -79,6 +80,53 @@ func FuzzCredentialBody(f *testing.F) {
 		value := string(released.Slots["secret"].Reveal())
 		if value == "" || len(value) > 64<<10 || strings.ContainsFunc(value, func(r rune) bool { return r < ' ' || r == 0x7f }) || len(released.Slots) != 1 {
 			t.Fatalf("stored %q from %q", value, body)
+		}
+	})
+}
+
+// FuzzApprovalBody sends any body about a registration that is blocked: it stays
+// so with the pin it has, or is approved with that, or with addresses it has
+// proven itself from since (I08).
+func FuzzApprovalBody(f *testing.F) {
+	g := newOperated(f)
+	reg := g.approved("host", "198.51.100.1")
+	seen := registry.Pin{IPv4: netip.MustParseAddr("192.0.2.66"), IPv6: netip.MustParseAddr("2001:db8::66"), UDP4: netip.MustParseAddr("192.0.2.77")}
+	session := g.logIn()
+	f.Add(`{"profiles":["ci"]}`)
+	f.Add(`{"profiles":["ci"],"repin":{"ipv4":"192.0.2.66","ipv6":"2001:db8::66","udp_ipv4":"192.0.2.77"},"pin":{"ipv4":"198.51.100.1","ipv6":""}}`)
+	f.Add(`{"profiles":["ci"],"repin":{"ipv6":"2001:DB8:0::66"}}`)
+	f.Add(`{"profiles":["ci"],"repin":{"ipv4":"::ffff:192.0.2.66","ipv6":"fe80::1%eth0"}}`)
+	f.Add(`{"profiles":["ci"],"repin":null,"pin":null,"user_code":"BBBB-BBBB"}`)
+	f.Add(`{"profiles":["ci"],"repin":{"udp_ipv4":"192.0.2.77"},"repin":{"ipv4":"198.51.100.1"}}`)
+	g.forget()
+	f.Fuzz(func(t *testing.T, body string) {
+		g.t = t
+		pin := g.get(reg.ID).Pin
+		if err := g.db.Block(t.Context(), reg.ID, "why"); err != nil {
+			t.Fatal(err)
+		}
+		for _, a := range []netip.Addr{seen.IPv4, seen.IPv6} {
+			g.proves(reg.ID, a.String(), false)
+		}
+		g.proves(reg.ID, seen.UDP4.String(), true)
+		s := g.send(request{method: "POST", path: "/api/registrations/" + string(reg.ID) + "/approve", body: body, cookie: session}).StatusCode
+		if s != http.StatusOK && (s < 400 || s > 499) {
+			t.Fatalf("status %d for %q", s, body)
+		}
+		got := g.get(reg.ID)
+		if (s == http.StatusOK) != (got.State == registry.Approved) || got.State == registry.Blocked && got.Pin != pin {
+			t.Fatalf("status %d, now %s with pin %v", s, got.State, got.Pin)
+		}
+		if got.Pin == pin {
+			return
+		}
+		for _, ok := range []bool{
+			!got.Pin.IPv4.IsValid() || got.Pin.IPv4 == seen.IPv4, !got.Pin.IPv6.IsValid() || got.Pin.IPv6 == seen.IPv6,
+			!got.Pin.UDP4.IsValid() || got.Pin.UDP4 == seen.UDP4, !got.Pin.UDP6.IsValid(), got.Pin.IPv4.IsValid() || got.Pin.IPv6.IsValid(),
+		} {
+			if !ok {
+				t.Fatalf("pinned to %v by %q", got.Pin, body)
+			}
 		}
 	})
 }
