@@ -131,8 +131,7 @@ func TestI08_ABlockIsTheFirstThingAnOperatorSees(t *testing.T) {
 	waiting := g.enrol("waiting again", "198.51.100.3")
 	g.proves(reg.ID, "192.0.2.66", true)
 	g.clock.pass(7 * time.Minute)
-	list := g.page("/registrations")
-	_, main, _ := strings.Cut(list, "<main")
+	_, main, _ := strings.Cut(g.page("/registrations"), "<main")
 	block, wait := strings.Index(main, "build-01"), strings.Index(main, "waiting again")
 	if block < 0 || wait < 0 || block > wait {
 		t.Errorf("the blocked one is at %d, the waiting one at %d", block, wait)
@@ -150,6 +149,14 @@ func TestI08_ABlockIsTheFirstThingAnOperatorSees(t *testing.T) {
 		if !strings.Contains(g.page(p), `title="blocked">1<`) {
 			t.Errorf("%s does not count the block", p)
 		}
+	}
+	byHand := g.approved("by hand", "198.51.100.4")
+	if err := g.db.Block(t.Context(), byHand.ID, "for the weekend"); err != nil {
+		t.Fatal(err)
+	}
+	_, main, _ = strings.Cut(g.page("/registrations"), "<main")
+	if block, hand := strings.Index(main, "build-01"), strings.Index(main, "by hand"); hand < 0 || block > hand {
+		t.Errorf("what was seen elsewhere is at %d, what was blocked by hand later at %d", block, hand)
 	}
 	v := g.state(reg.ID)
 	if v.State != "blocked" || v.BlockedReason != "a data packet came from 192.0.2.66, which is outside the pin" || v.BlockedAt == nil || !v.BlockedAt.Equal(g.clock.Now().Add(-7*time.Minute)) ||

@@ -39,6 +39,11 @@ func addressRows(of, pin registry.Pin) []addressRow {
 	return rows
 }
 
+// elsewhere reports whether a blocked registration was seen outside its pin.
+func (r registrationRow) elsewhere() bool {
+	return slices.ContainsFunc(r.SeenAt, func(a addressRow) bool { return a.New })
+}
+
 func (ro roster) row(reg *registry.Registration, now time.Time) registrationRow {
 	v := ro.view(reg)
 	row := registrationRow{
@@ -58,7 +63,7 @@ func (ro roster) row(reg *registry.Registration, now time.Time) registrationRow 
 }
 
 type registrationsBody struct {
-	Blocked []registrationRow // blocked last first
+	Blocked []registrationRow // seen outside their pin first, and then blocked last first
 	Waiting []registrationRow // pending, oldest first
 	Others  []registrationRow // newest first, revoked last
 	Removed removedBody
@@ -78,7 +83,15 @@ func (d *dashboard) registrationsPage(w http.ResponseWriter, r *http.Request) {
 			body.Others = append(body.Others, row)
 		}
 	}
-	slices.SortStableFunc(body.Blocked, func(a, b registrationRow) int { return timeOf(b.BlockedAt).Compare(timeOf(a.BlockedAt)) })
+	slices.SortStableFunc(body.Blocked, func(a, b registrationRow) int {
+		switch first, second := a.elsewhere(), b.elsewhere(); {
+		case first && !second:
+			return -1
+		case second && !first:
+			return 1
+		}
+		return timeOf(b.BlockedAt).Compare(timeOf(a.BlockedAt))
+	})
 	slices.Reverse(body.Others)
 	slices.SortStableFunc(body.Others, func(a, b registrationRow) int { return stateOrder(a.State) - stateOrder(b.State) })
 	d.render(w, http.StatusOK, "registrations", page{Title: "Registrations", Section: "registrations", Done: doneMessage(r), Waiting: len(body.Waiting), Body: body})
