@@ -162,8 +162,18 @@ func TestI07_BlockedRegistrationRunsNothing(t *testing.T) {
 	if err := gateway.Operator.Block(t.Context(), id, "a test"); err != nil {
 		t.Fatal(err)
 	}
-	if r := inside(t, "probe echo tcp 192.0.2.10:7007 blocked"); r.code == 0 || strings.Contains(r.out, "blocked") {
-		t.Errorf("while blocked: %+v", r)
+	// Nothing passes from now on, and as soon as the daemon has asked it says why.
+	if err := lab.Eventually(t.Context(), 60*time.Second, func() error {
+		r := inside(t, "probe echo udp 192.0.2.10:7007 while-blocked")
+		if r.code != 1 || !strings.Contains(r.errs, "the registration is blocked") {
+			return fmt.Errorf("while blocked: %+v", r)
+		}
+		return nil
+	}); err != nil {
+		t.Error(err)
+	}
+	if seenDatagram("while-blocked") {
+		t.Error("a blocked registration sent a datagram")
 	}
 	if err := gateway.Operator.Approve(t.Context(), lab.Registration{ID: id}, "ci"); err != nil {
 		t.Fatal(err)
