@@ -216,7 +216,6 @@ func (h *Handler) flowConfig(f *proxy.Flow) (*tls.Config, error) {
 }
 
 type conversationKey struct{}
-type agentConnKey struct{}
 
 // withConversation is the http.Server's ConnContext: requests get the context
 // of their flow.

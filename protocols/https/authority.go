@@ -26,13 +26,15 @@ func authority(m policy.Match) string {
 // contradiction says how a request names another destination than its flow has
 // (I04), or returns "". Everything that can name one is looked at: :authority,
 // Host, the scheme and authority of an absolute-form target; but not :scheme,
-// which net/http keeps to itself.
-func contradiction(r *http.Request, m policy.Match) string {
+// which net/http keeps to itself. hosts are the Host fields of an HTTP/1.1
+// request: one beside an absolute URL is not in r.
+func contradiction(r *http.Request, hosts []string, m policy.Match) string {
 	if r.Host == "" {
 		return "the request names no host"
 	}
-	claims := append([]string{r.Host}, r.Header["Host"]...) // HTTP/2 leaves Host beside :authority
-	if r.ProtoMajor == 2 && r.TLS == nil {                  // net/http's word for a :scheme other than https
+	claims := append([]string{r.Host}, hosts...)
+	claims = append(claims, r.Header["Host"]...) // HTTP/2 leaves Host beside :authority
+	if r.ProtoMajor == 2 && r.TLS == nil {       // net/http's word for a :scheme other than https
 		return "the request's scheme is not https"
 	}
 	if r.URL.IsAbs() || r.URL.Host != "" {
@@ -43,13 +45,6 @@ func contradiction(r *http.Request, m policy.Match) string {
 			return "the request's URL has user information"
 		}
 		claims = append(claims, r.URL.Host)
-		if conn, ok := r.Context().Value(agentConnKey{}).(*h1Conn); ok {
-			hosts, seen := conn.hostsOf(r)
-			if !seen || len(hosts) == 0 && r.ProtoAtLeast(1, 1) {
-				return "the Host field beside the request's absolute URL could not be checked"
-			}
-			claims = append(claims, hosts...)
-		}
 	}
 	for _, claim := range claims {
 		if !names(claim, m) {
@@ -94,12 +89,6 @@ func sameHost(a, b string) bool {
 		}
 	}
 	return true
-}
-
-// target is readTarget for who has no use for the reason.
-func target(r *http.Request) (path string, ok bool) {
-	path, reason := readTarget(r)
-	return path, reason == ""
 }
 
 // clip bounds outside input that is quoted.

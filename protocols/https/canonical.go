@@ -45,10 +45,6 @@ func readTarget(r *http.Request) (path, reason string) {
 	if reason := refusedPath(path); reason != "" {
 		return "", reason
 	}
-	if strings.HasPrefix(path, "//") && r.URL.EscapedPath() != path {
-		// net/http's transport cannot send it as it is.
-		return "", "a path that begins with two slashes has characters that must be percent-encoded"
-	}
 	return path, ""
 }
 

@@ -13,7 +13,7 @@ var relayedTargets = []string{
 	"/", "/a/b/", "/flat/./InRelease", "//a//b", "//", "///x", "//host.example/x", "/a//",
 	"/a%2Fb", "/a%2fb", "/@scope%2fname", "/group%2Fproject/files/.gitignore", "/a%5Cb", "/%61", "/%7Euser/~user", "/%E2%82%AC", "/%fc", "/a%20b", "/100%25", "/%2541",
 	"/a;b=c;d", "/a;/b", "/x:y@z", "/a,b&c=d+e", "/!$'()*", "/...", "/..a/.git/b..", "/.well-known/x",
-	`/a|b^c[d]{e}"<f>`, "/`", "/Grüße/日本語", "/👍",
+	`/a|b^c[d]{e}"<f>`, "/`", "//a|b", "//ü", "///`", "/Grüße/日本語", "/👍",
 	"/?", "/x?", "/?a=1&a=2&&", "/??", "/?a;b", "/?a=%20+%2B", "/?q=/../x", `/?q=\`, "/?q=100%", "/?q=%00%zz", "/?q=ü", `/?{"x":[1|2]}`, "/?u=https://x.example/?y",
 	"/" + strings.Repeat("x", 20_000) + "?" + strings.Repeat("y", 20_000),
 }
@@ -22,7 +22,7 @@ var relayedTargets = []string{
 var refusedTargets = []string{
 	"/.", "/..", "/a/../b", "/./../x", "/a/%2e/x", "/a/..", "/../../etc/passwd", "//../a", "/%2e/", "/a/%2E%2e/b", "/.%2e", "/a/..;/b", "/a/..;x/b", "/a/%2e%2e%3b/b", "/a%2f..%2fb", "/..%5cb", "/%252e%252e/",
 	`/a\b`, `/..\b`, "/a#b", "/?a#b", "/%00", "/a%0d%0ab", "/%7f", "/%", "/%2", "/%zz", "/%u002e", "/%c0%af", "/%c0%ae%c0%ae/", "/%e0%80%af", "/%f0%80%80%af",
-	"/Gr\xfc\xdfe", "/?q=\xa0", "/a\u00a0b", "/a\u202eb", "//a|b", "//ü", "*", "a", "?a", "*?",
+	"/Gr\xfc\xdfe", "/?q=\xa0", "/a\u00a0b", "/a\u202eb", "*", "a", "?a", "*?",
 }
 
 // The attack: a path that policy and the log read in one way, and the upstream
@@ -34,6 +34,10 @@ func TestI04_CanonicalTargetsReachTheUpstreamAsTheyWereSentOrNotAtAll(t *testing
 			seen := p.upstream.seen()
 			if status != "200" || len(seen) != 1 || seen[0].target != target {
 				t.Errorf("%.100q: %s, the upstream got %.300q", target, status, fmt.Sprint(seen))
+			}
+			path, _, _ := strings.Cut(target, "?")
+			if logged := p.Actions(p.id)[0].Summary; logged != "GET "+path && len(path) < 500 {
+				t.Errorf("%.100q is %q in the log", target, logged)
 			}
 		}
 		for _, target := range refusedTargets {
@@ -73,64 +77,53 @@ func TestCanonical_DuplicateFieldsAreRelayedInTheirOrder(t *testing.T) {
 }
 
 // The attack: bytes that are one request to the gateway and two, or another, to
-// the upstream. Whatever a head does, a request follows it that must be seen as
-// itself or not at all.
-func TestI04_CanonicalHeadsAreOneRequestOrNone(t *testing.T) {
+// the upstream. Neither they nor the request behind them get there.
+func TestI04_CanonicalHeadsThatServersReadDifferentlyAreRefused(t *testing.T) {
 	const next = "GET /next HTTP/1.1\r\nHost: %[1]s\r\n\r\n"
 	pairings(t, func(t *testing.T, p *pairing) {
 		if p.agent2 {
 			return // has no such head
 		}
-		for name, tc := range map[string]struct{ request, body string }{ // with the body that the most usual reading finds
-			"bare line feeds":           {"POST /x HTTP/1.1\nHost: %[1]s\nContent-Length: 3\n\nabc", "abc"},
-			"one bare line feed":        {"POST /x HTTP/1.1\r\nHost: %[1]s\r\nX: y\nContent-Length: 3\r\n\r\nabc", "abc"},
-			"bare carriage return":      {"POST /x HTTP/1.1\r\nHost: %[1]s\r\nX: y\rContent-Length: 0\r\nContent-Length: 3\r\n\r\nabc", "abc"},
-			"folded":                    {"POST /x HTTP/1.1\r\nHost: %[1]s\r\nX: y\r\n Content-Length: 0\r\nContent-Length: 3\r\n\r\nabc", "abc"},
-			"folded length":             {"POST /x HTTP/1.1\r\nHost: %[1]s\r\nContent-Length:\r\n 3\r\n\r\nabc", "abc"},
-			"blank before the colon":    {"POST /x HTTP/1.1\r\nHost: %[1]s\r\nContent-Length : 3\r\n\r\nabc", "abc"},
-			"two lengths":               {"POST /x HTTP/1.1\r\nHost: %[1]s\r\nContent-Length: 3\r\nContent-Length: 0\r\n\r\nabc", "abc"},
-			"one length twice":          {"POST /x HTTP/1.1\r\nHost: %[1]s\r\nContent-Length: 3\r\nContent-Length: 3\r\n\r\nabc", "abc"},
-			"list of lengths":           {"POST /x HTTP/1.1\r\nHost: %[1]s\r\nContent-Length: 3, 3\r\n\r\nabc", "abc"},
-			"signed length":             {"POST /x HTTP/1.1\r\nHost: %[1]s\r\nContent-Length: +3\r\n\r\nabc", "abc"},
-			"hexadecimal length":        {"POST /x HTTP/1.1\r\nHost: %[1]s\r\nContent-Length: 0x3\r\n\r\nabc", "abc"},
-			"zeros before the length":   {"POST /x HTTP/1.1\r\nHost: %[1]s\r\nContent-Length: 0000000003\r\n\r\nabc", "abc"},
-			"length that overflows":     {"POST /x HTTP/1.1\r\nHost: %[1]s\r\nContent-Length: 18446744073709551619\r\n\r\nabc", "abc"},
-			"length and chunks":         {"POST /x HTTP/1.1\r\nHost: %[1]s\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n", "abc"},
-			"chunks and length":         {"POST /x HTTP/1.1\r\nHost: %[1]s\r\nTransfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n3\r\nabc\r\n0\r\n\r\n", "abc"},
-			"chunked twice":             {"POST /x HTTP/1.1\r\nHost: %[1]s\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n", "abc"},
-			"chunked and identity":      {"POST /x HTTP/1.1\r\nHost: %[1]s\r\nTransfer-Encoding: identity, chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n", "abc"},
-			"chunked, quoted":           {"POST /x HTTP/1.1\r\nHost: %[1]s\r\nTransfer-Encoding: \"chunked\"\r\n\r\n3\r\nabc\r\n0\r\n\r\n", "abc"},
-			"vertical tab and chunked":  {"POST /x HTTP/1.1\r\nHost: %[1]s\r\nTransfer-Encoding: \vchunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n", "abc"},
-			"Connection lists Length":   {"POST /x HTTP/1.1\r\nHost: %[1]s\r\nConnection: Content-Length\r\nContent-Length: 3\r\n\r\nabc", "abc"},
-			"Connection lists Encoding": {"POST /x HTTP/1.1\r\nHost: %[1]s\r\nConnection: Transfer-Encoding\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n", "abc"},
-			"Connection lists Host":     {"POST /x HTTP/1.1\r\nHost: %[1]s\r\nConnection: Host\r\nContent-Length: 3\r\n\r\nabc", "abc"},
-			"underscore, length":        {"POST /x HTTP/1.1\r\nHost: %[1]s\r\nContent_Length: 0\r\nContent-Length: 3\r\n\r\nabc", "abc"},
-			"underscore, encoding":      {"POST /x HTTP/1.1\r\nHost: %[1]s\r\nTransfer_Encoding: chunked\r\nContent-Length: 3\r\n\r\nabc", "abc"},
-			"two Hosts":                 {"POST /x HTTP/1.1\r\nHost: %[1]s\r\nHost: evil.example\r\nContent-Length: 3\r\n\r\nabc", "abc"},
-			"field without a name":      {"POST /x HTTP/1.1\r\nHost: %[1]s\r\n: x\r\nContent-Length: 3\r\n\r\nabc", "abc"},
-			"NUL in a field":            {"POST /x HTTP/1.1\r\nHost: %[1]s\r\nX: a\x00b\r\nContent-Length: 3\r\n\r\nabc", "abc"},
-			"blanks in the line":        {"POST  /x  HTTP/1.1\r\nHost: %[1]s\r\nContent-Length: 3\r\n\r\nabc", "abc"},
-			"tab in the line":           {"POST\t/x HTTP/1.1\r\nHost: %[1]s\r\nContent-Length: 3\r\n\r\nabc", "abc"},
-			"no version":                {"POST /x\r\nHost: %[1]s\r\nContent-Length: 3\r\n\r\nabc", "abc"},
-			"odd version":               {"POST /x HTTP/1.9\r\nHost: %[1]s\r\nContent-Length: 3\r\n\r\nabc", "abc"},
-			"too many fields":           {"POST /x HTTP/1.1\r\nHost: %[1]s\r\nContent-Length: 3\r\n" + strings.Repeat("X: y\r\n", 1200) + "\r\nabc", "abc"},
+		for name, request := range map[string]string{
+			"bare line feeds":           "POST /x HTTP/1.1\nHost: %[1]s\nContent-Length: 3\n\nabc",
+			"one bare line feed":        "POST /x HTTP/1.1\r\nHost: %[1]s\r\nX: y\nContent-Length: 3\r\n\r\nabc",
+			"bare carriage return":      "POST /x HTTP/1.1\r\nHost: %[1]s\r\nX: y\rContent-Length: 0\r\nContent-Length: 3\r\n\r\nabc",
+			"folded":                    "POST /x HTTP/1.1\r\nHost: %[1]s\r\nX: y\r\n Content-Length: 0\r\nContent-Length: 3\r\n\r\nabc",
+			"folded length":             "POST /x HTTP/1.1\r\nHost: %[1]s\r\nContent-Length:\r\n 3\r\n\r\nabc",
+			"blank before the colon":    "POST /x HTTP/1.1\r\nHost: %[1]s\r\nContent-Length : 3\r\n\r\nabc",
+			"two lengths":               "POST /x HTTP/1.1\r\nHost: %[1]s\r\nContent-Length: 3\r\nContent-Length: 0\r\n\r\nabc",
+			"one length twice":          "POST /x HTTP/1.1\r\nHost: %[1]s\r\nContent-Length: 3\r\nContent-Length: 3\r\n\r\nabc",
+			"list of lengths":           "POST /x HTTP/1.1\r\nHost: %[1]s\r\nContent-Length: 3, 3\r\n\r\nabc",
+			"signed length":             "POST /x HTTP/1.1\r\nHost: %[1]s\r\nContent-Length: +3\r\n\r\nabc",
+			"hexadecimal length":        "POST /x HTTP/1.1\r\nHost: %[1]s\r\nContent-Length: 0x3\r\n\r\nabc",
+			"zeros before the length":   "POST /x HTTP/1.1\r\nHost: %[1]s\r\nContent-Length: 0000000003\r\n\r\nabc",
+			"length that overflows":     "POST /x HTTP/1.1\r\nHost: %[1]s\r\nContent-Length: 18446744073709551619\r\n\r\nabc",
+			"length and chunks":         "POST /x HTTP/1.1\r\nHost: %[1]s\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+			"chunks and length":         "POST /x HTTP/1.1\r\nHost: %[1]s\r\nTransfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+			"chunked twice":             "POST /x HTTP/1.1\r\nHost: %[1]s\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+			"chunked and identity":      "POST /x HTTP/1.1\r\nHost: %[1]s\r\nTransfer-Encoding: identity, chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+			"chunked, quoted":           "POST /x HTTP/1.1\r\nHost: %[1]s\r\nTransfer-Encoding: \"chunked\"\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+			"vertical tab and chunked":  "POST /x HTTP/1.1\r\nHost: %[1]s\r\nTransfer-Encoding: \vchunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+			"Connection lists Length":   "POST /x HTTP/1.1\r\nHost: %[1]s\r\nConnection: Content-Length\r\nContent-Length: 3\r\n\r\nabc",
+			"Connection lists Encoding": "POST /x HTTP/1.1\r\nHost: %[1]s\r\nConnection: Transfer-Encoding\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+			"Connection lists Host":     "POST /x HTTP/1.1\r\nHost: %[1]s\r\nConnection: Host\r\nContent-Length: 3\r\n\r\nabc",
+			"underscore, length":        "POST /x HTTP/1.1\r\nHost: %[1]s\r\nContent_Length: 0\r\nContent-Length: 3\r\n\r\nabc",
+			"underscore, encoding":      "POST /x HTTP/1.1\r\nHost: %[1]s\r\nTransfer_Encoding: chunked\r\nContent-Length: 3\r\n\r\nabc",
+			"two Hosts":                 "POST /x HTTP/1.1\r\nHost: %[1]s\r\nHost: evil.example\r\nContent-Length: 3\r\n\r\nabc",
+			"field without a name":      "POST /x HTTP/1.1\r\nHost: %[1]s\r\n: x\r\nContent-Length: 3\r\n\r\nabc",
+			"NUL in a field":            "POST /x HTTP/1.1\r\nHost: %[1]s\r\nX: a\x00b\r\nContent-Length: 3\r\n\r\nabc",
+			"blanks in the line":        "POST  /x  HTTP/1.1\r\nHost: %[1]s\r\nContent-Length: 3\r\n\r\nabc",
+			"tab in the line":           "POST\t/x HTTP/1.1\r\nHost: %[1]s\r\nContent-Length: 3\r\n\r\nabc",
+			"no version":                "POST /x\r\nHost: %[1]s\r\nContent-Length: 3\r\n\r\nabc",
+			"odd version":               "POST /x HTTP/1.9\r\nHost: %[1]s\r\nContent-Length: 3\r\n\r\nabc",
+			"too many fields":           "POST /x HTTP/1.1\r\nHost: %[1]s\r\nContent-Length: 3\r\n" + strings.Repeat("X: y\r\n", 1200) + "\r\nabc",
 		} {
-			statuses := p.raw(t, fmt.Sprintf(tc.request+next, p.host), 2)
-			p.oneOrNone(t, name, tc.body, statuses)
+			statuses := p.raw(t, fmt.Sprintf(request+next, p.host), 2)
+			if seen := p.upstream.seen(); len(seen) > 0 || !slices.Equal(statuses, []string{"400", "closed"}) {
+				t.Errorf("%s: %q, the upstream got %.500q", name, statuses, fmt.Sprint(seen))
+			}
 		}
 	})
-}
-
-// oneOrNone fails unless the upstream got POST /x with this body and then GET
-// /next, or neither and the agent a 400, or no answer at all.
-func (p *pairing) oneOrNone(t testing.TB, name, body string, statuses []string) {
-	t.Helper()
-	seen := p.upstream.seen()
-	refused := len(seen) == 0 && slices.Contains([]string{"400", "501", "505", "closed"}, statuses[0])
-	relayed := len(seen) == 2 && seen[0].method+seen[0].target+seen[0].body == "POST/x"+body && seen[1].target == "/next" && slices.Equal(statuses, []string{"200", "200"})
-	if !refused && !relayed {
-		t.Errorf("%s: %q, the upstream got %.500q", name, statuses, fmt.Sprint(seen))
-	}
 }
 
 func TestCanonical_ChunksAreFramedAnew(t *testing.T) {
@@ -260,14 +253,20 @@ func TestI04_CanonicalHTTP2RequestsAreOneRequestOrNone(t *testing.T) {
 			}
 		}
 		// What comes after a length of 0 may come after the answer too: it is no part
-		// of the request in any case.
+		// of the request in any case. An agent that got a reset may have it before the
+		// upstream has the request.
 		got := p.ask2(t, "GET /evil HTTP/1.1\r\n\r\n", with("content-length", "0")...)
-		if seen := p.upstream.seen(); got != "reset" && got != "200" || len(seen) > 1 || len(seen) == 1 && seen[0].body != "" {
-			t.Errorf("%s, the upstream got %q", got, fmt.Sprint(seen))
+		if got != "reset" && got != "200" {
+			t.Error(got)
 		}
 		// And nothing of it is left on the connections to the upstream.
-		if got, seen := p.ask(t, "/next"), p.upstream.seen(); got != "200" || len(seen) != 1 || seen[0].target != "/next" {
-			t.Errorf("%s, the upstream got %q", got, fmt.Sprint(seen))
+		next := p.ask(t, "/next")
+		seen := p.upstream.seen()
+		if i := slices.IndexFunc(seen, func(r record) bool { return r.target == "/x" && r.body == "" }); i >= 0 {
+			seen = slices.Delete(seen, i, i+1)
+		}
+		if next != "200" || len(seen) != 1 || seen[0].target != "/next" {
+			t.Errorf("%s, the upstream got %q", next, fmt.Sprint(seen))
 		}
 	})
 }

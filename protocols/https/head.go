@@ -99,46 +99,38 @@ func (a *agentConn) resize(size int) {
 	_, _ = a.br.Peek(len(held))
 }
 
-// parse reads the request whose head readHead has returned. It is refused where
-// recipients could differ about it: see checkHead.
-func (a *agentConn) parse(head []byte) (*http.Request, error) {
+// parse reads the request whose head readHead has returned, and its Host fields:
+// ReadRequest drops one, and that beside an absolute URL unseen. It is refused
+// where recipients could differ about it: see checkHead.
+func (a *agentConn) parse(head []byte) (r *http.Request, hosts []string, err error) {
 	if reason := checkHead(head); reason != "" {
-		return nil, badRequest(reason)
+		return nil, nil, badRequest(reason)
 	}
+	hosts = hostFields(head)
 	buffered := a.br.Buffered()
-	r, err := http.ReadRequest(a.br)
-	if err != nil || buffered-a.br.Buffered() != len(head) {
-		return nil, badRequest("the request is malformed")
+	if r, err = http.ReadRequest(a.br); err != nil || buffered-a.br.Buffered() != len(head) {
+		return nil, nil, badRequest("the request is malformed")
 	}
-	// ReadRequest drops the Host field, and one beside an absolute URL unseen.
-	if hosts, _ := hostFields(head); len(hosts) > 0 && r.URL.Host == "" && hosts[0] != r.Host {
-		return nil, badRequest("the request's Host is malformed")
+	if len(hosts) > 0 && r.URL.Host == "" && hosts[0] != r.Host {
+		return nil, nil, badRequest("the request's Host is malformed")
 	}
 	if expect := r.Header["Expect"]; len(expect) > 0 && expect[0] != "" && !hasToken(expect[:1], "100-continue") { // RFC 9110 section 10.1.1
-		return nil, &unreadable{http.StatusExpectationFailed, "the request's expectation is not known"}
+		return nil, nil, &unreadable{http.StatusExpectationFailed, "the request's expectation is not known"}
 	}
-	return r, nil
+	return r, hosts, nil
 }
 
-// hostFields reads the Host fields of a head. whole is false where the head's
-// end is missing.
-func hostFields(head []byte) (hosts []string, whole bool) {
-	for first := true; ; first = false {
-		line, rest, found := bytes.Cut(head, []byte("\n"))
-		if !found {
-			return nil, false
+// hostFields returns the values of the Host fields of a head that checkHead has
+// no objection to.
+func hostFields(head []byte) (hosts []string) {
+	_, head, _ = bytes.Cut(head, []byte("\r\n")) // the request line
+	for len(head) > 0 {
+		var line []byte
+		line, head, _ = bytes.Cut(head, []byte("\r\n"))
+		if len(line) <= len("Host") || line[len("Host")] != ':' || !bytes.EqualFold(line[:len("Host")], []byte("Host")) {
+			continue
 		}
-		head = rest
-		line = bytes.TrimSuffix(line, []byte("\r"))
-		if first {
-			continue // the request line
-		}
-		if len(line) == 0 {
-			return hosts, true
-		}
-		name, value, _ := bytes.Cut(line, []byte(":"))
-		if bytes.EqualFold(bytes.TrimSpace(name), []byte("Host")) {
-			hosts = append(hosts, string(bytes.TrimSpace(value)))
-		}
+		hosts = append(hosts, string(bytes.TrimSpace(line[len("Host:"):])))
 	}
+	return hosts
 }

@@ -77,8 +77,9 @@ func (a *agentConn) gone() bool { return a.lost.Load() }
 func (a *agentConn) next() bool {
 	head, err := a.readHead()
 	var r *http.Request
+	var hosts []string
 	if err == nil {
-		r, err = a.parse(head)
+		r, hosts, err = a.parse(head)
 	}
 	if err != nil {
 		var bad *unreadable
@@ -88,11 +89,8 @@ func (a *agentConn) next() bool {
 		return false
 	}
 	a.lastMethod = r.Method
-	if r.URL.IsAbs() || r.URL.Host != "" {
-		r = r.WithContext(context.WithValue(a.ctx, agentConnKey{}, &h1Conn{head: head}))
-	}
 	w := newAnswer(a, r)
-	x := &exchange{handler: a.handler, conversation: a.conversation, agent: a, ctx: a.ctx, w: w, control: http.NewResponseController(w), r: r, status: "aborted"}
+	x := &exchange{handler: a.handler, conversation: a.conversation, agent: a, ctx: a.ctx, w: w, control: http.NewResponseController(w), r: r, hosts: hosts, status: "aborted"}
 	whole := a.handler.carry(x)
 	a.watch.stop()
 	if a.switched {
@@ -149,10 +147,3 @@ func (a *agentConn) reject(bad *unreadable, head []byte) {
 	_ = w.finish()
 	a.conversation.deaf.Store(true) // linger: the agent may still be sending
 }
-
-// h1Conn is where contradiction finds the head of an HTTP/1.1 request.
-type h1Conn struct{ head []byte }
-
-// hostsOf returns the Host fields of the request r came as: net/http throws
-// the one beside an absolute URL away unseen.
-func (c *h1Conn) hostsOf(*http.Request) (hosts []string, ok bool) { return hostFields(c.head) }

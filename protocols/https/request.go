@@ -32,6 +32,7 @@ type exchange struct {
 	w            http.ResponseWriter
 	control      *http.ResponseController
 	r            *http.Request
+	hosts        []string // the Host fields of an HTTP/1.1 request
 
 	grant    *proxy.Grant
 	offered  []*policy.Credential // what the registration has for the endpoint, the granted one among them
@@ -123,15 +124,16 @@ func (x *exchange) run() {
 		x.refuse(http.StatusBadRequest, codeRequest, "the method is malformed")
 		return
 	}
-	if reason := contradiction(x.r, flow.Match); reason != "" {
+	if reason := contradiction(x.r, x.hosts, flow.Match); reason != "" {
 		x.refuse(http.StatusMisdirectedRequest, codeMisdirected, reason+", and this connection goes to "+authority(flow.Match))
 		return
 	}
-	var ok bool
-	if x.path, ok = target(x.r); !ok {
-		x.refuse(http.StatusBadRequest, codeTarget, "the request target is malformed")
+	path, reason := readTarget(x.r)
+	if reason != "" {
+		x.refuse(http.StatusBadRequest, codeTarget, reason)
 		return
 	}
+	x.path = path
 	grant, err := flow.Authorize(x.ctx, proxy.Action{Summary: x.summary(), Choose: x.choose})
 	if err != nil {
 		var refusal *proxy.Refusal
@@ -163,7 +165,11 @@ func (x *exchange) run() {
 
 // summary is METHOD and path: query values can be secrets.
 func (x *exchange) summary() string {
-	return clip(x.r.Method+" "+x.r.URL.EscapedPath(), 500)
+	path := x.path // as it goes upstream
+	if path == "" {
+		path = x.r.URL.EscapedPath() // of what is refused
+	}
+	return clip(x.r.Method+" "+path, 500)
 }
 
 // pool returns the upstream connections for the grant, its credential ready to
@@ -244,11 +250,9 @@ func (x *exchange) closeAnswer(body io.Closer) {
 func (x *exchange) outgoing() *http.Request {
 	x.upgrade = upgradeOf(x.r)
 	host := authority(x.conversation.flow.Match)
-	to := &url.URL{Scheme: "https", Host: host, RawQuery: x.r.URL.RawQuery, ForceQuery: x.r.URL.ForceQuery}
-	if strings.HasPrefix(x.path, "//") { // as Opaque it would read as an authority
-		to.Path, to.RawPath = x.r.URL.Path, x.r.URL.RawPath
-	} else {
-		to.Opaque = x.path // byte for byte
+	to := &url.URL{Scheme: "https", Host: host, Opaque: x.path, RawQuery: x.r.URL.RawQuery, ForceQuery: x.r.URL.ForceQuery} // byte for byte
+	if strings.HasPrefix(x.path, "//") {
+		to.Opaque = "//" + host + x.path // or it would read as an authority; a transport takes this one off
 	}
 	out := &http.Request{
 		Method:        x.r.Method,

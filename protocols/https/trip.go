@@ -121,7 +121,11 @@ func (t *trip) send() error {
 	w := writerTo(t.conn.conn)
 	_, _ = w.WriteString(out.Method)
 	_ = w.WriteByte(' ')
-	_, _ = w.WriteString(out.URL.RequestURI())
+	_, _ = w.WriteString(t.x.path)
+	if out.URL.ForceQuery || out.URL.RawQuery != "" {
+		_ = w.WriteByte('?')
+		_, _ = w.WriteString(out.URL.RawQuery)
+	}
 	_, _ = w.WriteString(" HTTP/1.1\r\nHost: ")
 	_, _ = w.WriteString(out.Host)
 	_, _ = w.WriteString("\r\n")
