@@ -44,7 +44,6 @@ func TestCanonical_WhatNoHonestProgramSendsIsRefused(t *testing.T) {
 		"outside of ASCII":     {"/a\u0085", "/a\u00a0b", "/\u2028", "/a\u202eb", "/\u200b", "/?\u3000", "/\ufeff"},
 		"a blank or a control": {"/a b", "/\x01", "/a\x7f", "/?a b", "/a\tb", " /"},
 		"begin with a slash":   {"", "a", "?a", "*?", "**", "https:/a", "a:b"},
-		"begins with two":      {"//a|b", "//Grüße", `//"`},
 	} {
 		for _, target := range paths {
 			r := ask(t, target)
@@ -69,7 +68,7 @@ func TestCanonical_WhatProgramsSendIsRelayedAsItIs(t *testing.T) {
 		"/", "/a/b/", "/flat/./InRelease", "/././a/./", "/.//a", "//a//b", "/a//", "//", "///x", "//host.example/x", "/a%2Fb", "/a%2fb%5Cc", "/@scope%2fname", "/%40scope%2fname", "/group%2Fproject/x%2F.gitignore",
 		"/a;b=c;d", "/a;/b", "/;", "/%61", "/%7Euser", "/~user", "/%E2%82%AC", "/%fc", "/Gr%FC%DFe", "/%e0%b8%81", "/%f0%9f%98%80", "/100%25", "/%2525", "/%2541", "/a%20b",
 		"/.git", "/..a", "/a..", "/a../b", "/...", "/a/.../b", "/.a/..b", "/a.b.", "/a.;b", "/%2ea", "/.well-known/x", "/%2e%2e%2e",
-		"/x:y@z", "/a,b&c=d+e", "/!$'()*", "/a=b", "/a|b^c[d]{e}`\"<f>", "/Grüße/日本語", "/👍", "/?", "/x?", "/?a=1&a=2&&", "/??", "/?q=/../x", `/?q=a\b`, "/?q=100%", "/?q=%00", "/?q=%0a", "/?q=%zz", "/?q=ü", `/?{"x":[1|2]}`,
+		"/x:y@z", "/a,b&c=d+e", "/!$'()*", "/a=b", "/a|b^c[d]{e}`\"<f>", "//a|b", "//Grüße", `//"`, "/Grüße/日本語", "/👍", "/?", "/x?", "/?a=1&a=2&&", "/??", "/?q=/../x", `/?q=a\b`, "/?q=100%", "/?q=%00", "/?q=%0a", "/?q=%zz", "/?q=ü", `/?{"x":[1|2]}`,
 		"/" + strings.Repeat("%2F", 10_000), "/" + strings.Repeat("x/", 10_000),
 	} {
 		r := ask(t, target)
