@@ -31,9 +31,9 @@ func listen(sc script) heard {
 	t := &http.Transport{
 		DialContext:            func(context.Context, string, string) (net.Conn, error) { return conn, nil },
 		DisableCompression:     true,
+		DisableKeepAlives:      true, // it logs what comes after the response otherwise
 		MaxResponseHeaderBytes: maxHead,
 	}
-	defer t.CloseIdleConnections()
 	var h heard
 	ctx := httptrace.WithClientTrace(context.Background(), &httptrace.ClientTrace{
 		Got1xxResponse: func(code int, fields textproto.MIMEHeader) error {
