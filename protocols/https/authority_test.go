@@ -176,7 +176,15 @@ func h2Send(t testing.TB, conn *tls.Conn, body string, fields ...string) string 
 	for i := 0; i < len(fields); i += 2 {
 		must(t, enc.WriteField(hpack.HeaderField{Name: fields[i], Value: fields[i+1]}))
 	}
-	must(t, fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: []byte(block.String()), EndStream: body == "", EndHeaders: true}))
+	const most = 16 << 10 // of a frame
+	head := []byte(block.String())
+	part := head[:min(most, len(head))]
+	head = head[len(part):]
+	must(t, fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: part, EndStream: body == "", EndHeaders: len(head) == 0}))
+	for len(head) > 0 {
+		part, head = head[:min(most, len(head))], head[min(most, len(head)):]
+		must(t, fr.WriteContinuation(1, len(head) == 0, part))
+	}
 	if body != "" {
 		must(t, fr.WriteData(1, true, []byte(body)))
 	}

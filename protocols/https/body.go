@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -45,11 +46,13 @@ func (b *requestBody) Read(p []byte) (int, error) {
 			x.agent.watch.bodyEnded()
 		}
 	}
-	if err != nil && err != io.EOF && x.agent != nil {
-		if x.agent.gone() {
+	if err != nil && err != io.EOF {
+		switch {
+		case x.agent != nil && x.agent.gone():
 			x.agent.leave()
-		} else {
-			err = errBody
+		case x.agent == nil && (x.ctx.Err() != nil || errors.Is(err, os.ErrDeadlineExceeded)): // it has left, or Close was here
+		default:
+			err = errBody // HTTP/2: not as long as its Content-Length
 		}
 	}
 	return n, err

@@ -37,6 +37,11 @@ const (
 	maxStreams        = 250               // per HTTP/2 connection of an agent: SETTINGS_MAX_CONCURRENT_STREAMS
 	maxInFlight       = 1024              // requests of one registration at once: each may hold maxStreamBuffer
 	maxFlowConfigs    = 4096              // TLS configurations kept, one per registration and host
+	maxFrame          = 16 << 10          // SETTINGS_MAX_FRAME_SIZE towards agents, the least there is (RFC 9113 section 4.2): net/http keeps room for the longest frame seen
+
+	// maxShare is how many of what is kept for each registration and host one
+	// registration may have: with a wildcard it chooses the hosts.
+	maxShare = 256
 
 	// What requests of one registration may put into the gateway's log: an agent
 	// decides how often they fail.
@@ -94,9 +99,10 @@ func New(cfg Config) (*Handler, error) {
 		ca:      cfg.CA,
 		log:     logger,
 		warners: lru[registry.ID, *rate.Limiter]{max: maxWarners},
-		configs: lru[configKey, *tls.Config]{max: maxFlowConfigs},
+		configs: lru[configKey, *tls.Config]{max: maxFlowConfigs, owner: func(k configKey) registry.ID { return k.registration }, share: maxShare},
 		pools:   newPools(dial),
 		queue:   newQueue(),
+		load:    load{max: maxInFlight},
 	}
 	h.running, h.stop = context.WithCancel(context.Background())
 	h.server = &http.Server{
@@ -108,7 +114,7 @@ func New(cfg Config) (*Handler, error) {
 		ConnContext:                  withConversation,
 		// What net/http has to say quotes what agents sent.
 		ErrorLog: log.New(io.Discard, "", 0),
-		HTTP2:    &http.HTTP2Config{MaxConcurrentStreams: maxStreams},
+		HTTP2:    &http.HTTP2Config{MaxConcurrentStreams: maxStreams, MaxReadFrameSize: maxFrame},
 	}
 	h.serving.Go(func() { _ = h.server.Serve(h.queue) })
 	h.serving.Go(func() { h.pools.tend(h.running.Done()) })
@@ -178,21 +184,24 @@ func (h *Handler) warn(id registry.ID, message string, args ...any) {
 	}
 }
 
-// load counts the requests in flight, so that one registration cannot use up
-// what all share: memory, and sockets towards the world.
+// load counts what each registration has of something, requests in flight or
+// connections upstream, so that one cannot use up what all share: memory, and
+// sockets towards the world.
 type load struct {
+	max int
+
 	mu sync.Mutex
 	of map[registry.ID]int // guarded by mu
 }
 
-// add admits one more request; false where the registration has maxInFlight.
+// add admits one more; false where the registration has max.
 func (l *load) add(id registry.ID) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.of == nil {
 		l.of = make(map[registry.ID]int)
 	}
-	if l.of[id] >= maxInFlight {
+	if l.of[id] >= l.max {
 		return false
 	}
 	l.of[id]++

@@ -122,8 +122,15 @@ func (p *h1Pool) remove(u *upstream) {
 // close closes what is idle, and what comes back later.
 func (p *h1Pool) close() {
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	p.closed = true
+	p.mu.Unlock()
+	p.closeIdle()
+}
+
+// closeIdle closes what is idle.
+func (p *h1Pool) closeIdle() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	for _, u := range p.idle {
 		u.hangUp()
 	}

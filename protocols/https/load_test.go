@@ -9,7 +9,7 @@ import (
 )
 
 func TestI16_RequestsInFlightAreBoundedPerRegistration(t *testing.T) {
-	var l load
+	l := load{max: maxInFlight}
 	for range maxInFlight {
 		if !l.add("a") {
 			t.Fatal("refused below the limit")

@@ -22,9 +22,13 @@ const (
 	maxIdlePerPool      = 64
 	continueTimeout     = time.Second // wait for 100 Continue; then the body goes (RFC 9110 section 10.1.1)
 	maxPools            = 4096
-	poolIdleTimeout     = 5 * time.Minute
-	upstreamBuffer      = 16 << 10 // one TLS record
-	tlsSessions         = 32
+
+	// maxUpstream is how many connections upstream a registration may have, those
+	// being made and idle ones included.
+	maxUpstream     = maxInFlight + 256
+	poolIdleTimeout = 5 * time.Minute
+	upstreamBuffer  = 16 << 10 // one TLS record
+	tlsSessions     = 32
 
 	// HTTP/2 windows upstream: what a slow agent can make the gateway hold.
 	maxStreamBuffer = 512 << 10
@@ -80,19 +84,31 @@ func (p *pool) ready(c *policy.Credential, s secret.Secret) error {
 	return p.err
 }
 
-func (p *pool) closeIdle() {
+// retire closes what is idle, and what comes back later.
+func (p *pool) retire() {
 	p.h1.close()
+	p.h2.CloseIdleConnections()
+}
+
+// closeIdle makes room for other connections.
+func (p *pool) closeIdle() {
+	p.h1.closeIdle()
 	p.h2.CloseIdleConnections()
 }
 
 // pools holds the pools in use.
 type pools struct {
-	dial dialFunc
-	byID lru[poolKey, *pool]
+	dial  dialFunc
+	byID  lru[poolKey, *pool]
+	conns load // upstream
 }
 
 func newPools(dial dialFunc) *pools {
-	return &pools{dial: dial, byID: lru[poolKey, *pool]{max: maxPools}}
+	return &pools{
+		dial:  dial,
+		byID:  lru[poolKey, *pool]{max: maxPools, owner: func(k poolKey) registry.ID { return k.registration }, share: maxShare},
+		conns: load{max: maxUpstream},
+	}
 }
 
 // get returns the pool for key and stamp. The pool it replaces and those pushed
@@ -107,7 +123,7 @@ func (ps *pools) get(key poolKey, stamp poolStamp, endpoint *policy.Endpoint) *p
 	})
 	p.used.Store(now)
 	for _, old := range dropped {
-		old.closeIdle()
+		old.retire()
 	}
 	return p
 }
@@ -125,27 +141,47 @@ func (ps *pools) tend(stop <-chan struct{}) {
 		}
 		now := time.Now().UnixNano()
 		for _, old := range ps.byID.trim(func(p *pool) bool { return now-p.used.Load() > int64(poolIdleTimeout) }) {
-			old.closeIdle()
+			old.retire()
 		}
 	}
 }
 
 func (ps *pools) close() {
 	for _, p := range ps.byID.trim(func(*pool) bool { return true }) {
+		p.retire()
+	}
+}
+
+// errTooManyConns is the answer to a registration that has maxUpstream
+// connections in use.
+var errTooManyConns = errors.New("the registration has too many connections upstream")
+
+// reserve takes a place for one more connection of a registration. conns.remove
+// gives it back.
+func (ps *pools) reserve(id registry.ID) bool {
+	if ps.conns.add(id) {
+		return true
+	}
+	for _, p := range ps.byID.of(id) {
 		p.closeIdle()
 	}
+	return ps.conns.add(id)
 }
 
 func (ps *pools) newPool(key poolKey, stamp poolStamp, endpoint *policy.Endpoint) *pool {
 	p := &pool{stamp: stamp, endpoint: endpoint}
 	dial := func(ctx context.Context, config *tls.Config) (*tls.Conn, *socket, error) {
+		if !ps.reserve(key.registration) {
+			return nil, nil, errTooManyConns
+		}
 		dialing, cancel := context.WithTimeout(ctx, dialTimeout)
 		conn, err := ps.dial(dialing, endpoint, key.host, key.port)
 		cancel()
 		if err != nil {
+			ps.conns.remove(key.registration)
 			return nil, nil, err
 		}
-		return shakeHands(ctx, conn, config)
+		return shakeHands(ctx, newSocket(conn, func() { ps.conns.remove(key.registration) }), config)
 	}
 	one := protocols.UpstreamTLS(endpoint, key.host, tlsSessions, "http/1.1")
 	both := protocols.UpstreamTLS(endpoint, key.host, tlsSessions, "h2", "http/1.1")
@@ -153,7 +189,13 @@ func (ps *pools) newPool(key poolKey, stamp poolStamp, endpoint *policy.Endpoint
 	p.h2 = &http.Transport{
 		// Proxy stays nil: the environment's proxies are not the policy's host.
 		DialTLSContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			conn, s, err := dial(ctx, both)
+			// The transport would go on for a request that was taken back.
+			dialing, cancel := context.WithCancel(ctx)
+			defer cancel()
+			if asking, ok := ctx.Value(askingKey{}).(context.Context); ok {
+				defer context.AfterFunc(asking, cancel)()
+			}
+			conn, s, err := dial(dialing, both)
 			if err != nil {
 				return nil, err
 			}
@@ -180,6 +222,9 @@ func (ps *pools) newPool(key poolKey, stamp poolStamp, endpoint *policy.Endpoint
 	p.h2.Protocols.SetHTTP2(true)
 	return p
 }
+
+// askingKey is where the context of a dial has that of the request it is for.
+type askingKey struct{}
 
 var errSpeaksH1 = errors.New("the upstream chose HTTP/1.1")
 

@@ -49,7 +49,7 @@ func idleWorld(t *testing.T) (p *h1Pool, open func() *upstream, live *atomic.Int
 			return nil, nil, err
 		}
 		live.Add(1)
-		return shakeHands(ctx, conn, &tls.Config{InsecureSkipVerify: true})
+		return shakeHands(ctx, newSocket(conn, func() {}), &tls.Config{InsecureSkipVerify: true})
 	}}
 	return p, func() *upstream {
 		t.Helper()

@@ -63,7 +63,7 @@ func (x *exchange) answer(status int, r *proxy.Refusal) {
 	case http.StatusServiceUnavailable:
 		h["Retry-After"] = []string{"1"}
 	}
-	if r.Code == proxy.CodePolicyChanged || x.conversation.draining() {
+	if r.Code == proxy.CodePolicyChanged || r.Code == codeRequest && x.agent != nil || x.conversation.draining() {
 		h["Connection"] = []string{"close"} // HTTP/2: GOAWAY
 	}
 	x.status = strconv.Itoa(status) + " " + r.Code

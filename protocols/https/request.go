@@ -210,8 +210,12 @@ func (x *exchange) forward(p *pool) {
 		if x.ctx.Err() != nil {
 			panic(http.ErrAbortHandler)
 		}
-		if errors.Is(err, errBody) {
+		switch {
+		case errors.Is(err, errBody):
 			x.answer(http.StatusBadRequest, &proxy.Refusal{Code: codeRequest, Reason: "the request's body is malformed"})
+			return
+		case errors.Is(err, errTooManyConns):
+			x.answer(http.StatusServiceUnavailable, &proxy.Refusal{Code: codeLoad, Reason: "too many connections upstream of this registration are open"})
 			return
 		}
 		failure := protocols.Explain(err)
@@ -285,7 +289,7 @@ func (x *exchange) overHTTP2(out *http.Request) *http.Request {
 	if x.body != nil && x.body.permit != nil {
 		trace.Wait100Continue, trace.Got100Continue = x.body.permit.ask, x.body.permit.grant
 	}
-	out = out.WithContext(httptrace.WithClientTrace(x.ctx, trace))
+	out = out.WithContext(httptrace.WithClientTrace(context.WithValue(x.ctx, askingKey{}, x.ctx), trace))
 	if x.agent != nil && x.body != nil {
 		x.pipe = x.pipeBody()
 		out.Body = x.pipe
@@ -312,7 +316,7 @@ func (x *exchange) trailer() http.Header {
 // trailerAllowed keeps out of the trailer what a server might take for a field
 // of the head: RFC 9110 section 6.5.1.
 func (x *exchange) trailerAllowed(name string) bool {
-	return !connectionField(name) && !x.ownedField(name) && framing(name)
+	return isToken(name) && !connectionField(name) && !x.ownedField(name) && framing(name)
 }
 
 // framing is false for the fields a trailer must not carry.

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -113,10 +114,13 @@ type socket struct {
 	raw     syscall.RawConn // nil where the connection has none
 	polling bool            // reads do not wait; of whoever owns the connection
 	sent    atomic.Int64    // bytes
+	closing sync.Once
+	closed  func()
 }
 
-func newSocket(conn net.Conn) *socket {
-	s := &socket{Conn: conn}
+// newSocket owns conn. closed runs when it has been closed, once.
+func newSocket(conn net.Conn, closed func()) *socket {
+	s := &socket{Conn: conn, closed: closed}
 	if c, ok := conn.(syscall.Conn); ok {
 		if raw, err := c.SyscallConn(); err == nil {
 			s.raw = raw
@@ -169,14 +173,20 @@ func (s *socket) CloseWrite() error {
 	return nil
 }
 
-// shakeHands starts TLS on conn, which it owns from then on.
-func shakeHands(ctx context.Context, conn net.Conn, config *tls.Config) (*tls.Conn, *socket, error) {
-	s := newSocket(conn)
+// Close closes the connection.
+func (s *socket) Close() error {
+	err := s.Conn.Close()
+	s.closing.Do(s.closed)
+	return err
+}
+
+// shakeHands starts TLS on s, which it owns from then on.
+func shakeHands(ctx context.Context, s *socket, config *tls.Config) (*tls.Conn, *socket, error) {
 	t := tls.Client(s, config)
 	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
 	defer cancel()
 	if err := t.HandshakeContext(ctx); err != nil {
-		_ = conn.Close()
+		_ = s.Close()
 		return nil, nil, err
 	}
 	return t, s, nil
