@@ -95,6 +95,7 @@ func writeAnswer(s *source, b *strings.Builder, k int, sc *script) {
 	length, body := "", payload
 	switch kind := s.below(3); {
 	case strings.HasPrefix(status, "204"):
+		length = odd("", "Content-Length: 5", "Content-Length: 0", "Transfer-Encoding: chunked")
 	case kind == 0 && !sc.clean && !bodiless: // until the connection ends
 		sc.end = finish
 	case kind == 2 && !bodiless:

@@ -141,9 +141,9 @@ func writeBody(s *source, clean bool, odd func(string, ...string) string) (lengt
 		trailer = markField + "-Trailer: t\r\n"
 		length += "\r\nTrailer: " + markField + "-Trailer"
 		if !clean && s.oneIn(2) {
-			trailer += pick(s, "Authorization: Bearer "+own, "Content-Length: 5", "Host: evil.example", "Transfer-Encoding: chunked", markField+": trailed", " folded: x", "no colon", "X : y", "X: \x00", "Cookie: a=b") + "\r\n"
+			trailer += pick(s, "Authorization: Bearer "+own, "Authorization: Bearer "+own, "Content-Length: 5", "Host: evil.example", "Transfer-Encoding: chunked", markField+": trailed", " folded: x", "no colon", "X : y", "X: \x00", "Cookie: a=b") + "\r\n"
 			if s.oneIn(2) {
-				length += ", Authorization, Content-Length, Host"
+				length += pick(s, ", Authorization", ", Authorization, Host, Cookie, X, "+markField, ", Content-Length")
 			}
 		}
 	}

@@ -154,7 +154,7 @@ func streamParts(s *source, p *program, id uint32, i int) []part {
 		fields = append(fields, hpack.HeaderField{Name: "content-length", Value: odd(n, fmt.Sprint(len(payload)+1+s.below(30)), fmt.Sprint(max(0, len(payload)-1-s.below(30))), "+"+n, "0"+n, n+" ", n+", "+n, "-"+n, "", "0x"+n, "99999999999999999999", n+"\r\nX: y")})
 	}
 	if kind == 3 {
-		fields = append(fields, hpack.HeaderField{Name: "trailer", Value: odd("x-mark-trailer", "authorization, content-length", "x-mark-trailer, host", "x y", "")})
+		fields = append(fields, hpack.HeaderField{Name: "trailer", Value: odd("x-mark-trailer", "x-mark-trailer, authorization", "authorization, host, x-mark", "content-length", "x-mark-trailer, host", "x y", "")})
 	}
 	head := part{stream: id, fields: append(pseudo, fields...), pieces: 1 + s.below(3), end: kind == 0}
 	if !p.clean && s.oneIn(30) { // a pseudo-header field among or after the others
