@@ -2,7 +2,9 @@ package agent
 
 import (
 	"context"
+	"crypto/sha256"
 	"crypto/x509"
+	"encoding/binary"
 	"encoding/hex"
 	"encoding/pem"
 	"errors"
@@ -15,6 +17,7 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"golang.zx2c4.com/wireguard/conn"
 	"golang.zx2c4.com/wireguard/device"
 	"golang.zx2c4.com/wireguard/tun"
@@ -243,16 +246,35 @@ func (u *Uplink) Open(ctx context.Context, dev tun.Device) error {
 	stop()
 	wg := device.NewDevice(dev, conn.NewStdNetBind(), device.NewLogger(device.LogLevelSilent, ""))
 	// No mark: that takes a privilege, and no route of ours is in the way.
-	if err := wg.IpcSet(fmt.Sprintf("private_key=%s\n%s", hex.EncodeToString(u.cfg.privateKey.Reveal()), u.cfg.peer(first))); err != nil {
+	if err := wg.IpcSet(fmt.Sprintf("private_key=%s\nlisten_port=%d\n%s", hex.EncodeToString(u.cfg.privateKey.Reveal()), u.port(), u.cfg.peer(first))); err != nil {
 		wg.Close()
 		return fmt.Errorf("configuring WireGuard: %w", err)
 	}
-	if err := wg.Up(); err != nil {
+	err := wg.Up()
+	if errors.Is(err, unix.EADDRINUSE) {
+		err = errors.Join(wg.IpcSet("listen_port=0\n"), wg.Up())
+	}
+	if err != nil {
 		wg.Close()
 		return fmt.Errorf("starting WireGuard: %w", err)
 	}
 	u.h.t = &tunnel{dev: wg, cfg: u.cfg}
 	return nil
+}
+
+// Where port looks: above the ports of well-known services, and below those that
+// Linux gives to sockets without one (ip_local_port_range).
+const (
+	firstPort = 20000
+	lastPort  = 32767
+)
+
+// port is the same UDP port each time. A gateway that has restarted calls the
+// agent where it was last seen, and so finds a tunnel that has been opened anew
+// meanwhile.
+func (u *Uplink) port() int {
+	sum := sha256.Sum256([]byte(u.h.st.Registration))
+	return firstPort + int(binary.BigEndian.Uint32(sum[:])%(lastPort-firstPort+1))
 }
 
 // Serve keeps the tunnel connected and follows the registration's state until

@@ -50,6 +50,7 @@ func Run(ctx context.Context, cfg Config) error {
 		return explain(fmt.Errorf("making the namespaces: %w", err), surroundingsOfUserns())
 	}
 	f := &front{keeper: keeper}
+	signals := notify() // what comes before the command is there waits for it
 	if err := f.begin(ctx, cfg); err != nil {
 		f.close()
 		_ = keeper.Close()
@@ -61,7 +62,6 @@ func Run(ctx context.Context, cfg Config) error {
 		return err
 	}
 	defer f.close()
-	signals := notify()
 	done := make(chan struct{})
 	defer close(done)
 	go f.pass(signals, done)

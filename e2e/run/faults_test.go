@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -13,7 +14,7 @@ import (
 	"github.com/clawpatrol/clawpatrol/e2e/lab"
 )
 
-// whatever runs a line inside, again and again, until it ends with 0.
+// untilEchoed is a line that goes on trying until the tunnel carries it.
 const untilEchoed = "until probe echo tcp 192.0.2.10:7007 %s 2>/dev/null; do sleep 0.1; done"
 
 func theDaemon(t *testing.T) int {
@@ -53,9 +54,32 @@ func TestRun_DaemonKilledLeavesTheCommandWithoutANetwork(t *testing.T) {
 	inside(t, "probe echo tcp 192.0.2.10:7007 again").ok(t)
 }
 
+// registration is that of the ordinary user.
+func registration(t *testing.T) lab.Registration {
+	t.Helper()
+	regs, err := gateway.Operator.Registrations(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := slices.IndexFunc(regs, func(r lab.Registration) bool { return r.Name == "run-"+userID })
+	if i < 0 {
+		t.Fatalf("not among %+v", regs)
+	}
+	return regs[i]
+}
+
 func TestRun_GatewayRestartedMidRun(t *testing.T) {
 	s := start(t, "clawpatrol", "run", "sh", "-c", fmt.Sprintf(untilEchoed, "before")+"; echo connected; read go; "+fmt.Sprintf(untilEchoed, "after")+"; echo finished")
 	s.wait("connected")
+	// It writes down every two seconds where its agents are, for it to call them.
+	if err := lab.Eventually(t.Context(), 10*time.Second, func() error {
+		if registration(t).LastHandshake == nil {
+			return errors.New("no handshake is known")
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
 	if err := gateway.Kill(); err != nil {
 		t.Fatal(err)
 	}
@@ -149,16 +173,7 @@ func TestRun_DaemonIsOneAndEndsWhenIdle(t *testing.T) {
 
 func TestI07_BlockedRegistrationRunsNothing(t *testing.T) {
 	inside(t, "probe echo tcp 192.0.2.10:7007 before-the-block").ok(t)
-	regs, err := gateway.Operator.Registrations(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	var id string
-	for _, r := range regs {
-		if r.Name == "run-"+userID {
-			id = r.ID
-		}
-	}
+	id := registration(t).ID
 	if err := gateway.Operator.Block(t.Context(), id, "a test"); err != nil {
 		t.Fatal(err)
 	}

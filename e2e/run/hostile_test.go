@@ -2,7 +2,6 @@ package run
 
 import (
 	"fmt"
-	"os"
 	"os/exec"
 	"strings"
 	"testing"
@@ -45,7 +44,11 @@ func TestRun_HostileCommandReachesNothingOutside(t *testing.T) {
 	if err := host.Script(ctx, "mkdir -p /run/dbus /run/podman /run/containerd /run/nscd /run/systemd/resolve /var/lib/odd "+userHome+"/.gnupg /var/alias && mount --bind "+userHome+" /var/alias"); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = host.Script(t.Context(), "umount /var/alias") })
+	defer func() {
+		if err := host.Script(ctx, "umount /var/alias; rm -f /tmp/cp-run-test-tmux"); err != nil {
+			t.Error(err)
+		}
+	}()
 	outside(t, host.Command(ctx, append([]string{probePath, "listen", "@abstract-service"}, services...)...), "listening")
 	outside(t, host.Command(ctx, probePath, "serve", "tcp", "127.0.0.1:7100"), "listening")
 	shell := as(ctx, host, userID, userHome, "env", "SECRET_OF_OUTSIDE=from-the-environment", "sh", "-c", "echo $$; exec sleep 600")
@@ -182,5 +185,4 @@ func TestRun_HostileCommandReachesNothingOutside(t *testing.T) {
 		dev(t, "grep -q join_credential "+stateDir+"/private/state.json && kill -0 "+pid).ok(t)
 		inside(t, "probe echo tcp 192.0.2.10:7007 still-works").ok(t)
 	})
-	_ = os.Remove("/tmp/cp-run-test-tmux")
 }

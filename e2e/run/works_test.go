@@ -189,3 +189,16 @@ func TestRun_StartUpTime(t *testing.T) {
 	}
 	t.Logf("clawpatrol run true: %s; the lab's share of it: %s", with, time.Since(began)/n)
 }
+
+// /tmp is the run's own, but the directory that it was started in is there.
+func TestRun_TmpIsItsOwn(t *testing.T) {
+	dev(t, "mkdir -p /tmp/cp-run-test/sub && echo outside >/tmp/cp-run-test/sub/file && echo x >/tmp/cp-run-test-file").ok(t)
+	defer dev(t, "rm -r /tmp/cp-run-test /tmp/cp-run-test-file")
+	r := dev(t, "cd /tmp/cp-run-test/sub && clawpatrol run sh -c 'pwd; cat file; echo inside >file; echo y >/tmp/mine && cat /tmp/mine; test ! -e /tmp/cp-run-test-file'; ls /tmp/mine; cat file").out
+	if r != "/tmp/cp-run-test/sub\noutside\ny\ninside\n" {
+		t.Fatalf("%q", r)
+	}
+	if r := dev(t, "cd /run/user/"+userID+" && clawpatrol run true"); r.code != 1 || !strings.Contains(r.errs, "hint: this directory is not shown inside") {
+		t.Fatalf("%+v", r)
+	}
+}
