@@ -42,6 +42,7 @@ func (g Gateway) PublicHost() string {
 func (c *compiler) gateway(s section) {
 	g := &c.policy.Gateway
 	g.Mode = s.text("mode", "remote")
+	g.Enrolment = Enrolment(s.text("enrolment", string(EnrolmentOpen)))
 	g.StateDir = c.path(s.text("state_dir", defaultStateDir))
 	if v, ok := s.has("state_dir"); ok && v.text == "" {
 		c.errorf(v.rng, "Invalid path", "state_dir is empty.")

@@ -49,11 +49,22 @@ type Gateway struct {
 	StateDir        string
 	Listen          string // public listener, host:port
 	PublicURL       string // https://host:port, no trailing slash
+	Enrolment       Enrolment
 	DashboardListen string
 	TLSCertFile     string // tls block; empty: the local CA issues the leaf
 	TLSKeyFile      string
 	ActionLog       ActionLog
 }
+
+// Enrolment says who may open a registration. The zero value is nobody.
+type Enrolment string
+
+// The values of gateway.enrolment.
+const (
+	EnrolmentOpen   Enrolment = "open"   // everyone; without an invite's approval they wait for an operator's
+	EnrolmentInvite Enrolment = "invite" // who has an invite
+	EnrolmentClosed Enrolment = "closed" // nobody
+)
 
 // ActionLog is the action_log block: how much of the log stays. A zero field
 // leaves it to the registry.

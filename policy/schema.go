@@ -79,6 +79,7 @@ var fileSchema = schema{blocks: []blockType{
 			{name: "state_dir", kind: stringKind},
 			{name: "listen", kind: stringKind},
 			{name: "public_url", kind: stringKind, required: true},
+			{name: "enrolment", kind: stringKind, oneOf: []string{"open", "invite", "closed"}},
 		},
 		blocks: []blockType{
 			{name: "dashboard", schema: schema{attributes: []attribute{
