@@ -13,6 +13,9 @@ import (
 type amendment struct {
 	put    []*record
 	remove []ID
+	// first runs in the transaction before the rest of it, which its error undoes.
+	// It may still complete the records in put.
+	first func(ctx context.Context, tx *sql.Tx) error
 	// tightening: it only takes rights away, so it holds in memory even where
 	// the disk refuses it, until the disk takes it.
 	tightening bool
@@ -42,7 +45,7 @@ func (db *DB) amend(ctx context.Context, f func(s *Snapshot, now time.Time) (ame
 
 // apply stores and publishes a. The caller holds writing.
 func (db *DB) apply(ctx context.Context, a amendment, now time.Time) error {
-	if len(a.put) == 0 && len(a.remove) == 0 {
+	if len(a.put) == 0 && len(a.remove) == 0 && a.first == nil {
 		return nil
 	}
 	old := db.Snapshot()
@@ -51,6 +54,11 @@ func (db *DB) apply(ctx context.Context, a amendment, now time.Time) error {
 		removals = db.withRemoved(old.records(a.remove), now)
 	}
 	err := db.commit(ctx, func(ctx context.Context, tx *sql.Tx) error {
+		if a.first != nil {
+			if err := a.first(ctx, tx); err != nil {
+				return err
+			}
+		}
 		for _, r := range a.put {
 			if err := storeRecord(ctx, tx, r); err != nil {
 				return err
@@ -125,19 +133,20 @@ func (db *DB) saveUnsaved(ctx context.Context, now time.Time) error {
 }
 
 func storeRecord(ctx context.Context, tx *sql.Tx, r *record) error {
-	profiles, err := json.Marshal(r.Profiles)
+	profiles, err := namesJSON(r.Profiles)
 	if err != nil {
 		return err
 	}
-	if r.Profiles == nil {
-		profiles = []byte("[]")
+	invited, err := namesJSON(r.Invited)
+	if err != nil {
+		return err
 	}
 	_, err = tx.ExecContext(ctx, `
 		INSERT INTO registrations (id, name, state, user_code, public_key, mac_sealed, psk_sealed, slot,
 			source, pin4, pin6, claimed4, claimed6, pin_sealed, profiles, transport, endpoint,
 			last_handshake, created_at, expires_at, approved_at, blocked_at, blocked_reason, revoked_at,
-			pin_udp4, pin_udp6, seen4, seen6, seen_udp4, seen_udp6, blocks, newest)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+			pin_udp4, pin_udp6, seen4, seen6, seen_udp4, seen_udp6, blocks, newest, invite, invited)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 		ON CONFLICT (id) DO UPDATE SET state = excluded.state,
 			mac_sealed = excluded.mac_sealed, psk_sealed = excluded.psk_sealed,
 			pin4 = excluded.pin4, pin6 = excluded.pin6,
@@ -149,18 +158,27 @@ func storeRecord(ctx context.Context, tx *sql.Tx, r *record) error {
 			pin_udp4 = excluded.pin_udp4, pin_udp6 = excluded.pin_udp6,
 			seen4 = excluded.seen4, seen6 = excluded.seen6,
 			seen_udp4 = excluded.seen_udp4, seen_udp6 = excluded.seen_udp6,
-			blocks = excluded.blocks, newest = excluded.newest`,
+			blocks = excluded.blocks, newest = excluded.newest, invited = excluded.invited`,
 		r.ID, r.Name, r.State, r.UserCode, r.PublicKey[:], r.macSealed, r.pskSealed, r.slot,
 		addrText(r.Source), addrText(r.Pin.IPv4), addrText(r.Pin.IPv6), r.claimed4, r.claimed6, r.PinSealed,
-		string(profiles), r.Transport, endpointText(r.Endpoint),
+		profiles, r.Transport, endpointText(r.Endpoint),
 		micros(r.LastHandshake), micros(r.CreatedAt), micros(r.ExpiresAt), micros(r.ApprovedAt),
 		micros(r.BlockedAt), r.BlockedReason, micros(r.RevokedAt),
 		addrText(r.Pin.UDP4), addrText(r.Pin.UDP6), addrText(r.Seen.IPv4), addrText(r.Seen.IPv6),
-		addrText(r.Seen.UDP4), addrText(r.Seen.UDP6), r.Blocks, r.Newest[:])
+		addrText(r.Seen.UDP4), addrText(r.Seen.UDP6), r.Blocks, r.Newest[:], r.Invite, invited)
 	if err == nil && !r.held() {
 		_, err = tx.ExecContext(ctx, "DELETE FROM virtual_addresses WHERE registration = ?", r.ID)
 	}
 	return err
+}
+
+// namesJSON is how lists of names are stored.
+func namesJSON(names []string) (string, error) {
+	if len(names) == 0 {
+		return "[]", nil
+	}
+	b, err := json.Marshal(names)
+	return string(b), err
 }
 
 // retireRecord deletes an expired registration and remembers its range.
@@ -179,7 +197,7 @@ func (db *DB) loadRegistrations(ctx context.Context) error {
 		SELECT id, name, state, user_code, public_key, mac_sealed, psk_sealed, slot,
 			source, pin4, pin6, claimed4, claimed6, pin_sealed, profiles, transport, endpoint,
 			last_handshake, created_at, expires_at, approved_at, blocked_at, blocked_reason, revoked_at,
-			pin_udp4, pin_udp6, seen4, seen6, seen_udp4, seen_udp6, blocks, newest
+			pin_udp4, pin_udp6, seen4, seen6, seen_udp4, seen_udp6, blocks, newest, invite, invited
 		FROM registrations ORDER BY seq`)
 	if err != nil {
 		return err
@@ -203,18 +221,21 @@ func (db *DB) loadRegistrations(ctx context.Context) error {
 func (db *DB) scanRecord(rows *sql.Rows) (*record, error) {
 	r := &record{}
 	var key, newest []byte
-	var source, pin4, pin6, udp4, udp6, seen4, seen6, seenUDP4, seenUDP6, profiles, endpoint string
+	var source, pin4, pin6, udp4, udp6, seen4, seen6, seenUDP4, seenUDP6, profiles, invited, endpoint string
 	var handshake, created, expires, approved, blocked, revoked int64
 	if err := rows.Scan(&r.ID, &r.Name, &r.State, &r.UserCode, &key, &r.macSealed, &r.pskSealed, &r.slot,
 		&source, &pin4, &pin6, &r.claimed4, &r.claimed6, &r.PinSealed, &profiles, &r.Transport, &endpoint,
 		&handshake, &created, &expires, &approved, &blocked, &r.BlockedReason, &revoked,
-		&udp4, &udp6, &seen4, &seen6, &seenUDP4, &seenUDP6, &r.Blocks, &newest); err != nil {
+		&udp4, &udp6, &seen4, &seen6, &seenUDP4, &seenUDP6, &r.Blocks, &newest, &r.Invite, &invited); err != nil {
 		return r, err
 	}
 	r.alike = skeleton(r.Name)
 	copy(r.PublicKey[:], key) // the schema checks the lengths
 	copy(r.Newest[:], newest)
 	if err := json.Unmarshal([]byte(profiles), &r.Profiles); err != nil {
+		return r, err
+	}
+	if err := json.Unmarshal([]byte(invited), &r.Invited); err != nil {
 		return r, err
 	}
 	var err error

@@ -2,6 +2,7 @@ package registry
 
 import (
 	"context"
+	"database/sql"
 	"fmt"
 	"slices"
 	"time"
@@ -67,14 +68,20 @@ func (db *DB) ApproveAs(ctx context.Context, id ID, a Approval) error {
 			}
 			r.Pin = *a.Repin
 		}
-		r.State = Approved
-		r.Profiles = profiles
-		r.PinSealed = true
-		r.ApprovedAt = now
-		r.ExpiresAt = time.Time{}
-		r.BlockedReason, r.BlockedAt, r.Seen = "", time.Time{}, Pin{}
+		r.approve(profiles, now)
 		return true, nil
 	})
+}
+
+// approve is the one way into Approved.
+func (r *record) approve(profiles []string, now time.Time) {
+	r.State = Approved
+	r.Profiles = profiles
+	r.Invited = nil
+	r.PinSealed = true
+	r.ApprovedAt = now
+	r.ExpiresAt = time.Time{}
+	r.BlockedReason, r.BlockedAt, r.Seen = "", time.Time{}, Pin{}
 }
 
 // CodeRequired reports whether Approve asks for the user code of this
@@ -167,18 +174,21 @@ func (db *DB) Revoke(ctx context.Context, id ID) error {
 
 // UnapproveAll puts every approved or blocked registration back to pending
 // (--reset-dashboard-password). They keep pins and profiles, and do not expire.
+// Approvals given in advance go the same way: every invite is void.
 func (db *DB) UnapproveAll(ctx context.Context) error {
 	err := db.amend(ctx, func(s *Snapshot, now time.Time) (amendment, error) {
 		var a amendment
 		for _, r := range s.all {
-			if (r.State != Approved && r.State != Blocked) || r.expired(now) {
+			if (r.State != Approved && r.State != Blocked && len(r.Invited) == 0) || r.expired(now) {
 				continue
 			}
 			next := *r
+			next.Invited = nil
 			next.State = Pending
 			next.BlockedReason, next.BlockedAt, next.Seen = "", time.Time{}, Pin{}
 			a.put = append(a.put, &next)
 		}
+		a.first = func(ctx context.Context, tx *sql.Tx) error { return voidInvites(ctx, tx, now) }
 		return a, nil
 	})
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"database/sql"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -27,6 +28,9 @@ const (
 // Enrol adds a pending registration, allocates its address ranges and its user
 // code. Limits: 3 pending per source (/32, /64), 100 in all, 15 minutes each.
 // A registration blocked before it was ever approved counts as pending here.
+//
+// An invite is used in the same transaction, and only if everything else is in
+// order: else ErrInvite, whatever is wrong with it, and nothing has changed.
 func (db *DB) Enrol(ctx context.Context, n NewRegistration) (*Registration, error) {
 	source := n.Source.Unmap().WithZone("")
 	switch {
@@ -47,6 +51,7 @@ func (db *DB) Enrol(ctx context.Context, n NewRegistration) (*Registration, erro
 			Pin:       Pin{}.with(source),
 			Transport: "wireguard",
 			Source:    source,
+			Invite:    n.Invite,
 		},
 		mac: n.MACKey, macSealed: db.seal.seal(macPlace(id), n.MACKey.Reveal()),
 		psk: n.PresharedKey, pskSealed: db.seal.seal(pskPlace(id), n.PresharedKey.Reveal()),
@@ -83,7 +88,14 @@ func (db *DB) Enrol(ctx context.Context, n NewRegistration) (*Registration, erro
 			r.UserCode = newUserCode()
 		}
 		r.CreatedAt, r.ExpiresAt = now, now.Add(pendingLifetime)
-		return amendment{put: []*record{r}}, nil
+		a := amendment{put: []*record{r}}
+		if n.Invite != "" {
+			a.first = func(ctx context.Context, tx *sql.Tx) (err error) {
+				r.Invited, err = useInvite(ctx, tx, n.Invite, source, now)
+				return err
+			}
+		}
+		return a, nil
 	})
 	if err != nil {
 		return nil, fmt.Errorf("enrolling %q: %w", r.Name, err)

@@ -44,6 +44,8 @@ type Registration struct {
 	ExpiresAt     time.Time // of one never approved; zero: it does not expire
 	BlockedReason string
 	Source        netip.Addr // where start came from
+	Invite        InviteID   // that it was made with; "": none
+	Invited       []string   // while pending: profiles that the invite approves it with, see ApproveInvited
 	ApprovedAt    time.Time  // the last approval
 	BlockedAt     time.Time
 	RevokedAt     time.Time
@@ -76,6 +78,7 @@ type NewRegistration struct {
 	MACKey       secret.Secret // enrolment.Keys.MAC
 	PresharedKey secret.Secret // enrolment.Keys.PresharedKey
 	Source       netip.Addr    // the TCP peer, unmapped
+	Invite       InviteID      // to use once; "": none
 }
 
 // PeerState is what the tunnel saw of a registration.

@@ -92,6 +92,8 @@ var (
 	ErrTableFull      = errors.New("no free virtual address left")
 	ErrDuplicateKey   = errors.New("a registration with this public key exists")
 	ErrNoProfiles     = errors.New("at least one profile is required")
+	ErrInvite         = errors.New("the invite is not good") // whatever is wrong with it
+	ErrTooManyInvites = errors.New("too many invites are in force")
 	ErrInvalid        = errors.New("invalid value") // a name, reference or length out of bounds
 	ErrLogFailed      = errors.New("the action log cannot be written")
 	ErrClosed         = errors.New("the registry is closed")
