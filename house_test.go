@@ -31,10 +31,14 @@ var mayImport = map[string][]string{
 	"proxy":            {"policy", "registry", "secret", "proxy/dns", "proxy/egress", "proxy/wireguard"},
 	"protocols":        {"policy", "proxy/ca", "proxy/egress"},
 	"protocols/https":  {"policy", "registry", "secret", "protocols", "proxy", "proxy/ca", "proxy/egress"},
-	"enrolment/public": {"enrolment", "listener", "policy", "registry", "secret"},
+	"enrolment/public": {"enrolment", "enrolment/invites", "listener", "policy", "registry", "secret"},
+
+	// Who makes invites, and the two ways to ask for them.
+	"enrolment/invites": {"enrolment", "policy", "registry", "secret"},
+	"control":           {},
 
 	// An approval is a row: a bug in a page cannot touch a live connection.
-	"dashboard": {"listener", "policy", "registry", "secret"},
+	"dashboard": {"enrolment/invites", "listener", "policy", "registry", "secret"},
 
 	// What runs on an agent host knows the protocol and nothing of the gateway.
 	"agent":         {"enrolment", "secret"},

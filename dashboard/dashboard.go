@@ -19,6 +19,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/clawpatrol/clawpatrol/enrolment/invites"
 	"github.com/clawpatrol/clawpatrol/listener"
 	"github.com/clawpatrol/clawpatrol/policy"
 	"github.com/clawpatrol/clawpatrol/registry"
@@ -33,6 +34,8 @@ type Config struct {
 	// whether it is served over TLS: off loopback it must be.
 	Listen string
 	TLS    bool
+
+	Invites *invites.Office // nil: this gateway makes none
 
 	Now func() time.Time // nil: time.Now
 	Log *slog.Logger     // nil: nothing is logged
@@ -135,6 +138,10 @@ func (d *dashboard) handleAPI() {
 	d.router.handle("PUT /api/secrets/{name}", d.setSecretAPI)
 
 	d.router.handle("GET /api/actions", d.listActions)
+
+	d.router.handle("GET /api/invites", d.listInvites)
+	d.router.handle("POST /api/invites", d.makeInviteAPI)
+	d.router.handle("DELETE /api/invites/{id}", d.voidInviteAPI)
 }
 
 // handlePages adds the pages. Every form posts, is answered 303, and works

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/clawpatrol/clawpatrol/dashboard"
+	"github.com/clawpatrol/clawpatrol/enrolment/invites"
 	"github.com/clawpatrol/clawpatrol/enrolment/public"
 	"github.com/clawpatrol/clawpatrol/policy"
 	"github.com/clawpatrol/clawpatrol/protocols/https"
@@ -55,6 +56,7 @@ type gateway struct {
 	proxy    *proxy.Proxy
 	tunnel   *wireguard.Tunnel
 	peers    *proxy.Peers
+	invites  *invites.Office
 
 	public    boundServer
 	dashboard boundServer
@@ -160,10 +162,17 @@ func openGateway(ctx context.Context, file string, stdout io.Writer, log *slog.L
 	g.onClose(g.tunnel.Close)
 	g.proxy.SetTunnel(g.tunnel)
 
+	g.invites, err = invites.New(ctx, invites.Config{Registry: g.db, Policy: g.policy.Load, CAFingerprint: g.ca.Fingerprint(), Log: log})
+	if err != nil {
+		return nil, err
+	}
 	if g.public, err = g.openPublic(ctx, pol); err != nil {
 		return nil, err
 	}
 	if g.dashboard, err = g.openDashboard(ctx, pol); err != nil {
+		return nil, err
+	}
+	if err := g.openControl(pol.Gateway.StateDir); err != nil {
 		return nil, err
 	}
 	return g, nil
@@ -192,6 +201,7 @@ func (g *gateway) openPublic(ctx context.Context, pol *policy.Policy) (boundServ
 		WireGuardPublicKey: g.tunnel.PublicKey(),
 		WireGuardEndpoint:  pol.WireGuard.Endpoint,
 		MTU:                tunnelMTU,
+		Invites:            g.invites,
 		Log:                g.log,
 	})
 	if err != nil {
@@ -250,6 +260,7 @@ func (g *gateway) openDashboard(ctx context.Context, pol *policy.Policy) (boundS
 	h, err := dashboard.New(dashboard.Config{
 		Registry: g.db,
 		Policy:   g.policy.Load,
+		Invites:  g.invites,
 		Listen:   addr,
 		TLS:      certificate != nil,
 		Log:      g.log,

@@ -98,6 +98,12 @@ func (g *gateway) reload(ctx context.Context) {
 		return
 	}
 	now := g.policy.Load()
+	if enrolling := next.Gateway.Enrolment; enrolling != now.Gateway.Enrolment {
+		g.log.Info("gateway.enrolment changed", "now", enrolling, "was", now.Gateway.Enrolment)
+		kept := *now
+		kept.Gateway.Enrolment = enrolling
+		now = &kept
+	}
 	if !reflect.DeepEqual(now.Gateway, next.Gateway) || !reflect.DeepEqual(now.WireGuard, next.WireGuard) {
 		g.log.Warn("the gateway and wireguard blocks take effect at the next start only")
 		// What is bound and enrolled stays described by what is in force.

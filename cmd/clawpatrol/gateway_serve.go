@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+
+	"github.com/clawpatrol/clawpatrol/policy"
 )
 
 // drainTime bounds how long SIGTERM waits for running actions: under systemd's
@@ -58,6 +60,12 @@ func (g *gateway) announce() {
 	join := "sudo clawpatrol join " + pol.Gateway.PublicURL
 	if pol.Gateway.TLSCertFile == "" {
 		join += " --ca-fingerprint " + g.ca.Fingerprint()
+	}
+	switch pol.Gateway.Enrolment {
+	case policy.EnrolmentInvite:
+		join = joinWithToken + ", with a token of: sudo clawpatrol invite " + g.file
+	case policy.EnrolmentClosed:
+		join = "(gateway.enrolment is closed)"
 	}
 	scheme := "http"
 	if g.dashboard.TLS {

@@ -101,6 +101,7 @@ func rootCommand() *cobra.Command {
 	}
 	root.AddCommand(
 		gatewayCommand(),
+		inviteCommand(),
 		validateCommand(),
 		joinCommand(),
 		upCommand(),

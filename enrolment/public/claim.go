@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"github.com/clawpatrol/clawpatrol/enrolment"
+	"github.com/clawpatrol/clawpatrol/enrolment/invites"
 	"github.com/clawpatrol/clawpatrol/policy"
 	"github.com/clawpatrol/clawpatrol/registry"
 )
@@ -18,6 +19,7 @@ const (
 	// common NATs forget a UDP mapping.
 	keepalive = 25 // seconds
 
+	retryInvited = 1  // seconds until the next poll while an invite is about to approve
 	retryPending = 2  // seconds until the next poll while someone may be about to approve
 	retrySettled = 15 // seconds otherwise
 )
@@ -136,6 +138,7 @@ func (h *handler) poll(w http.ResponseWriter, r *http.Request) {
 	if !ok {
 		return
 	}
+	reg = h.approveInvited(r.Context(), reg)
 	resp := enrolment.PollResponse{
 		State:      string(reg.State),
 		Profiles:   append([]string{}, reg.Profiles...),
@@ -145,8 +148,38 @@ func (h *handler) poll(w http.ResponseWriter, r *http.Request) {
 	}
 	if reg.State == registry.Pending {
 		resp.RetryAfter = retryPending
+		if len(reg.Invited) > 0 && h.Now().Sub(reg.CreatedAt) <= registry.ClaimWindow {
+			resp.RetryAfter = retryInvited
+		}
 	}
 	answer(w, http.StatusOK, resp)
+}
+
+// approveInvited approves a registration that an invite approves in advance,
+// once its pin is complete: a handshake has sealed it, and so it has the address
+// of this host's datagrams too; or no more claims can come. Then it returns the
+// registration as it has become. Where the policy does not have one of the
+// profiles, the registration waits for an operator.
+func (h *handler) approveInvited(ctx context.Context, reg *registry.Registration) *registry.Registration {
+	if reg.State != registry.Pending || len(reg.Invited) == 0 || !reg.PinSealed && h.Now().Sub(reg.CreatedAt) <= registry.ClaimWindow {
+		return reg
+	}
+	if _, ok := invites.Unknown(h.Policy(), reg.Invited); !ok {
+		return reg
+	}
+	err := h.Registry.ApproveInvited(context.WithoutCancel(ctx), reg.ID)
+	switch {
+	case errors.Is(err, registry.ErrState) || errors.Is(err, registry.ErrNotFound): // an operator was faster
+	case err != nil:
+		h.Log.Error("approving a registration by its invite", "registration", reg.ID, "err", err)
+		return reg
+	default:
+		h.Log.Info("registration approved", "registration", reg.ID, "profiles", reg.Invited, "was", reg.State, "invite", reg.Invite)
+	}
+	if now, ok := h.Registry.Snapshot().ByID(reg.ID); ok {
+		return now
+	}
+	return reg
 }
 
 // placeholders maps the environment variables of an approved registration's

@@ -24,6 +24,7 @@ import (
 	"time"
 
 	"github.com/clawpatrol/clawpatrol/enrolment"
+	"github.com/clawpatrol/clawpatrol/enrolment/invites"
 	"github.com/clawpatrol/clawpatrol/listener"
 	"github.com/clawpatrol/clawpatrol/policy"
 	"github.com/clawpatrol/clawpatrol/registry"
@@ -41,6 +42,8 @@ type Config struct {
 	WireGuardPublicKey [32]byte // the gateway's
 	WireGuardEndpoint  string   // host:port that agent hosts dial
 	MTU                int      // bytes, inside the tunnel
+
+	Invites *invites.Office // nil: no invite is good
 
 	Now func() time.Time // nil: time.Now
 	Log *slog.Logger     // nil: nothing is logged
@@ -187,7 +190,7 @@ const (
 	// Anyone may open maxConns connections: each holds at most maxStreams requests
 	// (an agent host has one under way) of maxHeaderBytes and maxRequestBody.
 	maxStreams     = 4
-	maxRequestBody = 4 << 10 // the longest start is a tenth of that, without an invite
+	maxRequestBody = 4 << 10 // the longest start, with an invite, is less than two thirds of that
 
 	maxConns          = 2048
 	maxConnsPerSource = 512 // agent hosts behind one NAT share it

@@ -10,11 +10,14 @@ import (
 	"strings"
 
 	"github.com/clawpatrol/clawpatrol/enrolment"
+	"github.com/clawpatrol/clawpatrol/enrolment/invites"
+	"github.com/clawpatrol/clawpatrol/policy"
 	"github.com/clawpatrol/clawpatrol/registry"
 )
 
 // start opens a pending registration for the TCP peer's address and sends the
-// join credential, the only time it is ever sent.
+// join credential, the only time it is ever sent. An invite is used by the same
+// transaction that stores the registration.
 func (h *handler) start(w http.ResponseWriter, r *http.Request) {
 	source := peer(r)
 	if !source.IsValid() {
@@ -35,6 +38,10 @@ func (h *handler) start(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusBadRequest, bad.code, bad.message, bad.hint)
 		return
 	}
+	invite, ok := h.admission(w, req.Invite)
+	if !ok {
+		return
+	}
 
 	credential := enrolment.NewJoinCredential()
 	keys := credential.Keys()
@@ -44,8 +51,13 @@ func (h *handler) start(w http.ResponseWriter, r *http.Request) {
 		MACKey:       keys.MAC,
 		PresharedKey: keys.PresharedKey,
 		Source:       source,
+		Invite:       invite,
 	})
 	switch {
+	case errors.Is(err, registry.ErrInvite):
+		h.Log.Info("enrolment refused: no good invite", "source", source)
+		refuseInvite(w)
+		return
 	case errors.Is(err, registry.ErrTooManyPending):
 		w.Header().Set("Retry-After", "60")
 		refuse(w, http.StatusTooManyRequests, "too_many_pending", "too many registrations are waiting for approval", "have an operator approve or revoke those that wait, or wait until they expire")
@@ -65,13 +77,39 @@ func (h *handler) start(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusInternalServerError, "internal", "the gateway failed; its log says why", "")
 		return
 	}
-	h.Log.Info("registration pending", "registration", reg.ID, logName(reg.Name), "source", source)
+	h.Log.Info("registration pending", "registration", reg.ID, logName(reg.Name), "source", source, "invite", reg.Invite)
+	if name, ok := invites.Unknown(h.Policy(), reg.Invited); !ok {
+		h.Log.Warn("the policy no longer has a profile that an invite approves: the registration waits for an operator", "registration", reg.ID, "invite", reg.Invite, "profile", name)
+	}
 	answer(w, http.StatusCreated, enrolment.StartResponse{
 		Registration:   string(reg.ID),
 		UserCode:       reg.UserCode,
 		JoinCredential: credential.Encode(),
 		ExpiresAt:      reg.ExpiresAt.UTC(),
 	})
+}
+
+// admission decides whether a start is taken at all, and with which invite. On
+// failure it has answered.
+func (h *handler) admission(w http.ResponseWriter, token string) (registry.InviteID, bool) {
+	switch enrolling := h.Policy().Gateway.Enrolment; enrolling {
+	case policy.EnrolmentOpen:
+		if token == "" {
+			return "", true
+		}
+	case policy.EnrolmentInvite: // without one it is looked for in vain, like a forged one
+	default:
+		refuse(w, http.StatusForbidden, "enrolment_closed", "this gateway enrols nobody at present", "ask its operator")
+		return "", false
+	}
+	return h.Invites.Identify(token), true
+}
+
+// refuseInvite is the one answer to every start that comes without a good invite
+// where it needs one, or with one that is not good (I10).
+func refuseInvite(w http.ResponseWriter) {
+	refuse(w, http.StatusForbidden, "invite_refused", "there is no good invite with this request",
+		"it may have expired, been used or voided, be another gateway's, or not be for this host's address; ask the operator for a new one")
 }
 
 // refusal is why a request is refused, for its sender.
@@ -81,9 +119,6 @@ func (h *handler) parseStart(body []byte) (enrolment.StartRequest, [32]byte, *re
 	var req enrolment.StartRequest
 	if err := decode(body, &req); err != nil {
 		return req, [32]byte{}, &refusal{"bad_request", err.Error(), ""}
-	}
-	if req.Invite != "" {
-		return req, [32]byte{}, &refusal{"invites_unsupported", "invites are not supported by this gateway yet", "join without --invite and have an operator approve"}
 	}
 	if err := checkName(req.Name); err != nil {
 		return req, [32]byte{}, &refusal{"bad_name", err.Error(), "choose another with --name"}

@@ -88,7 +88,6 @@ func TestStart_RefusesBadRequests(t *testing.T) {
 		{"order 8", startBody(t, "host", b64("e0eb7a7c3b41b8ae1656e3faf19fc46ada098deb9c32b1fd866205165f49b800")), "bad_key"},
 		{"p-1", startBody(t, "host", b64("ec"+strings.Repeat("ff", 30)+"7f")), "bad_key"},
 		{"the gateway's own", startBody(t, "host", base64.StdEncoding.EncodeToString(g.key[:])), "bad_key"},
-		{"invite", `{"name":"host","wireguard_public_key":"` + key + `","invite":"x"}`, "invites_unsupported"},
 	}
 	for i, c := range cases {
 		from := fmt.Sprintf("198.51.100.%d", i)
