@@ -12,6 +12,7 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -19,6 +20,7 @@ import (
 	"time"
 
 	"github.com/clawpatrol/clawpatrol/enrolment"
+	"github.com/clawpatrol/clawpatrol/enrolment/invites"
 	"github.com/clawpatrol/clawpatrol/enrolment/public"
 	"github.com/clawpatrol/clawpatrol/policy"
 	"github.com/clawpatrol/clawpatrol/registry"
@@ -78,6 +80,8 @@ type gateway struct {
 	key     [32]byte
 	handler http.Handler
 	log     *bytes.Buffer // what was logged, down to debug
+	dir     string        // the registry's
+	office  *invites.Office
 }
 
 func newGateway(t testing.TB) *gateway {
@@ -85,20 +89,11 @@ func newGateway(t testing.TB) *gateway {
 	g := &gateway{t: t, clock: &clock{now: start}, log: new(bytes.Buffer)}
 	rand.Read(g.key[:])
 	g.key[31] &= 0x7f
-	dir := filepath.Join(t.TempDir(), "state")
-	err := os.Mkdir(dir, 0o700)
-	if err != nil {
+	g.dir = filepath.Join(t.TempDir(), "state")
+	if err := os.Mkdir(g.dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	g.db, err = registry.Open(t.Context(), registry.Config{
-		Dir:     dir,
-		Subnets: []netip.Prefix{netip.MustParsePrefix("10.55.0.0/16"), netip.MustParsePrefix("fd55:c1a5::/48")},
-		Now:     g.clock.Now,
-		Log:     g.logger(),
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	g.openRegistry()
 	t.Cleanup(func() {
 		if err := g.db.Close(); err != nil {
 			t.Error(err)
@@ -114,6 +109,55 @@ func newGateway(t testing.TB) *gateway {
 	return g
 }
 
+func (g *gateway) openRegistry() {
+	g.t.Helper()
+	var err error
+	g.db, err = registry.Open(g.t.Context(), registry.Config{
+		Dir:     g.dir,
+		Subnets: []netip.Prefix{netip.MustParsePrefix("10.55.0.0/16"), netip.MustParsePrefix("fd55:c1a5::/48")},
+		Now:     g.clock.Now,
+		Log:     g.logger(),
+	})
+	if err != nil {
+		g.t.Fatal(err)
+	}
+}
+
+// copyState is a backup of the state directory, made while the gateway is down.
+func (g *gateway) copyState() (dir string) {
+	g.t.Helper()
+	if err := g.db.Close(); err != nil {
+		g.t.Fatal(err)
+	}
+	dir = filepath.Join(g.t.TempDir(), "backup")
+	g.copyDir(dir, g.dir)
+	g.openRegistry()
+	g.restart()
+	return dir
+}
+
+// restore puts a backup in the place of the state directory.
+func (g *gateway) restore(backup string) {
+	g.t.Helper()
+	if err := g.db.Close(); err != nil {
+		g.t.Fatal(err)
+	}
+	if err := os.RemoveAll(g.dir); err != nil {
+		g.t.Fatal(err)
+	}
+	g.copyDir(g.dir, backup)
+	g.openRegistry()
+	g.restart()
+}
+
+// copyDir copies a directory with its modes, which the registry insists on.
+func (g *gateway) copyDir(to, from string) {
+	g.t.Helper()
+	if out, err := exec.CommandContext(g.t.Context(), "cp", "-a", from, to).CombinedOutput(); err != nil {
+		g.t.Fatalf("%v: %s", err, out)
+	}
+}
+
 func (g *gateway) logger() *slog.Logger {
 	return slog.New(slog.NewTextHandler(g.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 }
@@ -122,6 +166,16 @@ func (g *gateway) logger() *slog.Logger {
 func (g *gateway) restart() {
 	g.t.Helper()
 	var err error
+	g.office, err = invites.New(g.t.Context(), invites.Config{
+		Registry:      g.db,
+		Policy:        func() *policy.Policy { return g.policy },
+		CAFingerprint: "sha256:" + strings.Repeat("00", 32),
+		Now:           g.clock.Now,
+		Log:           g.logger(),
+	})
+	if err != nil {
+		g.t.Fatal(err)
+	}
 	g.handler, err = public.New(public.Config{
 		Registry:           g.db,
 		Policy:             func() *policy.Policy { return g.policy },
@@ -131,6 +185,7 @@ func (g *gateway) restart() {
 		WireGuardPublicKey: g.key,
 		WireGuardEndpoint:  "gw.example.com:51820",
 		MTU:                1420,
+		Invites:            g.office,
 		Now:                g.clock.Now,
 		Log:                g.logger(),
 	})
