@@ -23,6 +23,7 @@ import (
 	"golang.org/x/crypto/bcrypt"
 
 	"github.com/clawpatrol/clawpatrol/dashboard"
+	"github.com/clawpatrol/clawpatrol/enrolment/invites"
 	"github.com/clawpatrol/clawpatrol/policy"
 	"github.com/clawpatrol/clawpatrol/registry"
 	"github.com/clawpatrol/clawpatrol/secret"
@@ -144,7 +145,13 @@ func newGateway(t testing.TB) *gateway {
 		}
 	})
 	g.load(gatewayHCL)
-	g.cfg = dashboard.Config{Registry: g.db, Policy: g.policy.Load, Listen: listen, Now: g.clock.Now, Log: log}.
+	office, err := invites.New(t.Context(), invites.Config{
+		Registry: g.db, Policy: g.policy.Load, CAFingerprint: "sha256:" + strings.Repeat("ab", 32), Now: g.clock.Now, Log: log,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.cfg = dashboard.Config{Registry: g.db, Policy: g.policy.Load, Invites: office, Listen: listen, Now: g.clock.Now, Log: log}.
 		ForTest(bcrypt.MinCost, netip.MustParseAddr("203.0.113.1"))
 	g.restart()
 	return g

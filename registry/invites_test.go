@@ -289,6 +289,20 @@ func TestInvites_AreBounded(t *testing.T) {
 	if err := db.AddInvite(t.Context(), over); !errors.Is(err, registry.ErrTooManyInvites) {
 		t.Fatal(err)
 	}
+	// What is void, or used up, makes room.
+	if err := db.VoidInvite(t.Context(), id(0)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := enrolWith(t, db, id(1), newSource()); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		invite(t, db, c, id(n), nil)
+		n++
+	}
+	if err := db.AddInvite(t.Context(), registry.Invite{ID: id(n), Uses: 1, ExpiresAt: c.Now().Add(time.Hour)}); !errors.Is(err, registry.ErrTooManyInvites) {
+		t.Fatal(err)
+	}
 	c.pass(20 * time.Minute) // those end
 	for range 20 {
 		invite(t, db, c, id(n), nil)

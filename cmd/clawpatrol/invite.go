@@ -13,7 +13,6 @@ import (
 
 	"github.com/clawpatrol/clawpatrol/control"
 	"github.com/clawpatrol/clawpatrol/enrolment/invites"
-	"github.com/clawpatrol/clawpatrol/policy"
 )
 
 // What the gateway does for who asks on the control socket.
@@ -102,9 +101,14 @@ func gatewayStateDir(flag string, args []string) (string, error) {
 	if len(args) == 1 {
 		file = args[0]
 	}
-	pol, err := policy.Load(file, policy.Options{})
+	// Held to what a start holds it to (I22): whoever could change the file would
+	// have a gateway of theirs answer, and its token handed out.
+	pol, err := loadPolicy(file)
 	if err != nil {
-		return "", &hinted{fmt.Errorf("finding the gateway's state_dir: %w", err), "name it with --state-dir"}
+		if hint(err) == "" {
+			err = &hinted{err, "or name the gateway's state directory with --state-dir"}
+		}
+		return "", fmt.Errorf("finding the gateway's state_dir: %w", err)
 	}
 	return pol.Gateway.StateDir, nil
 }

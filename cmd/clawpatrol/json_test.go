@@ -14,7 +14,7 @@ import (
 )
 
 // scripted are the commands whose output a script may want.
-var scripted = []string{"join", "up", "down", "leave", "status", "env", "doctor", "validate", "version"}
+var scripted = []string{"join", "invite", "up", "down", "leave", "status", "env", "doctor", "validate", "version"}
 
 func TestJSON_EveryScriptedCommandHasIt(t *testing.T) {
 	for _, name := range scripted {
