@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"net/http"
-	"net/url"
 	"os"
 	"strings"
 	"time"
@@ -14,10 +13,11 @@ import (
 	"github.com/clawpatrol/clawpatrol/enrolment"
 )
 
-// JoinRequest is what `clawpatrol join` was asked for. URL is required.
+// JoinRequest is what `clawpatrol join` was asked for. URL or Invite is required.
 type JoinRequest struct {
-	URL           string // of the gateway's public listener: https only
-	CAFingerprint string // "sha256:HEX" of the gateway's CA; "": its certificate must be publicly trusted
+	URL           string // of the gateway's public listener: https only; "": as the invite says
+	CAFingerprint string // "sha256:HEX" of the gateway's CA; "": as the invite says, or its certificate must be publicly trusted
+	Invite        string // an invite's token: a secret; "": an operator approves
 	Name          string // of the registration, as the operator will see it; "": the host's name
 	Service       bool   // leave the tunnel to systemd once it is approved
 }
@@ -32,17 +32,9 @@ const otherFamilyTimeout = 5 * time.Second
 // it resumes. When it fails before that, nothing of it stays but the enrolment. A
 // request that cannot be right is ErrUsage.
 func (a *Agent) Join(ctx context.Context, req JoinRequest) (err error) {
-	u, err := parseGatewayURL(req.URL)
+	dest, err := req.destination()
 	if err != nil {
 		return usage(err)
-	}
-	var pin *fingerprint
-	if req.CAFingerprint != "" {
-		f, err := parseFingerprint(req.CAFingerprint)
-		if err != nil {
-			return usage(err)
-		}
-		pin = &f
 	}
 	name, err := registrationName(req.Name)
 	if err != nil {
@@ -82,15 +74,15 @@ func (a *Agent) Join(ctx context.Context, req JoinRequest) (err error) {
 		return err
 	}
 
-	s := newSession(u, pin, a.cfg.Lookup, a.cfg.Now)
+	s := newSession(dest.url, dest.pin, a.cfg.Lookup, a.cfg.Now)
 	defer s.close()
-	st, err := a.resume(ctx, s, u, pin)
+	st, err := a.resume(ctx, s, dest)
 	if errors.Is(err, errNotEnrolled) {
 		// What a leave that was killed, or an enrolment that is gone, left behind.
 		if err := a.undo(ctx, j, scopeTunnel, scopeEnrolment); err != nil {
 			return err
 		}
-		st, err = a.enrol(ctx, s, u, pin, name)
+		st, err = a.enrol(ctx, s, dest, name)
 	}
 	if err != nil && ctx.Err() != nil {
 		return errStoppedEarly
@@ -137,12 +129,16 @@ func registrationName(name string) (string, error) {
 
 // resume returns the enrolment that is there, once it has checked that it is
 // this one and still good; errNotEnrolled means start anew.
-func (a *Agent) resume(ctx context.Context, s *session, u *url.URL, pin *fingerprint) (*state, error) {
+func (a *Agent) resume(ctx context.Context, s *session, dest destination) (*state, error) {
 	st, err := loadState(a.paths)
 	if err != nil {
 		return nil, err
 	}
-	if st.URL != u.String() || (pin != nil && st.GatewayCA != pin.String()) {
+	enrolledAt, err := parseGatewayURL(st.URL)
+	if err != nil {
+		return nil, fmt.Errorf("reading the state file: %w", err)
+	}
+	if !sameGateway(enrolledAt, dest.url) || (dest.ca != nil && st.GatewayCA != dest.ca.String()) {
 		return nil, withHint(fmt.Errorf("this host is enrolled with %s, CA %s", oneLine(st.URL), oneLine(st.GatewayCA)), "run clawpatrol leave first")
 	}
 	if st.Approved {
@@ -150,6 +146,10 @@ func (a *Agent) resume(ctx context.Context, s *session, u *url.URL, pin *fingerp
 		return st, nil
 	}
 	// Nobody has approved it, so nothing is lost if it is no longer good.
+	if id := dest.inviteID(); id != "" && id != st.Invite {
+		a.say("the earlier registration %s was not made with this invite; enrolling anew", oneLine(st.Registration))
+		return nil, a.forgetState()
+	}
 	if st.Claim == nil {
 		err = a.claimAll(ctx, s, st)
 	} else {
@@ -158,10 +158,7 @@ func (a *Agent) resume(ctx context.Context, s *session, u *url.URL, pin *fingerp
 	var refused *statusError
 	if errors.Is(err, errRefused) || (errors.As(err, &refused) && refused.status == http.StatusConflict) {
 		a.say("the earlier registration %s is no longer pending; enrolling anew", oneLine(st.Registration))
-		if err := os.Remove(a.paths.state()); err != nil {
-			return nil, fmt.Errorf("removing the old state file: %w", err)
-		}
-		return nil, errNotEnrolled
+		return nil, a.forgetState()
 	}
 	if err != nil {
 		return nil, err
@@ -170,42 +167,57 @@ func (a *Agent) resume(ctx context.Context, s *session, u *url.URL, pin *fingerp
 	return st, nil
 }
 
+// forgetState removes the state file, and returns errNotEnrolled when it has.
+func (a *Agent) forgetState() error {
+	if err := os.Remove(a.paths.state()); err != nil {
+		return fmt.Errorf("removing the old state file: %w", err)
+	}
+	return errNotEnrolled
+}
+
 func (a *Agent) sayEnrolled(st *state) {
 	name, registration, code := oneLine(st.Name), oneLine(st.Registration), oneLine(st.UserCode)
 	a.tell(Event{Event: EventName, Name: name}, "name: %s", name)
 	a.tell(Event{Event: EventRegistration, Registration: registration}, "registration: %s", registration)
 	if !st.Approved {
 		a.tell(Event{Event: EventUserCode, UserCode: code, ExpiresAt: &st.ExpiresAt}, "user code: %s", code)
+		if len(st.Invited) > 0 {
+			a.say("the invite approves it once its tunnel is up, with the profiles: %s", oneLine(strings.Join(st.Invited, ", ")))
+			return
+		}
 		a.say("approve it in the dashboard before %s", st.ExpiresAt.UTC().Format(time.RFC3339))
 	}
 }
 
 // enrol opens a registration and claims its addresses.
-func (a *Agent) enrol(ctx context.Context, s *session, u *url.URL, pin *fingerprint, name string) (*state, error) {
+func (a *Agent) enrol(ctx context.Context, s *session, dest destination, name string) (*state, error) {
 	info, f, err := a.reach(ctx, s)
 	if err != nil {
 		return nil, err
 	}
 	ca, err := parseFingerprint(info.CAFingerprint)
-	if err != nil || (pin != nil && ca != *pin) {
+	if err != nil || (dest.ca != nil && ca != *dest.ca) {
 		return nil, errors.New("reading the gateway's answer: it says that it has another CA than the one it proved")
 	}
-	a.tell(Event{Event: EventGateway, Gateway: u.String(), CAFingerprint: ca.String()}, "gateway: %s, CA %s", u, ca)
+	a.tell(Event{Event: EventGateway, Gateway: dest.url.String(), CAFingerprint: ca.String()}, "gateway: %s, CA %s", dest.url, ca)
+	if err := dest.checkTime(a.cfg.Now()); err != nil {
+		return nil, fmt.Errorf("enrolling: %w", err)
+	}
 	key := newKey()
 	public, err := publicKey(key)
 	if err != nil {
 		return nil, err
 	}
-	resp, err := s.start(ctx, f, name, public)
+	resp, err := s.start(ctx, f, enrolment.StartRequest{Name: name, WireGuardPublicKey: public, Invite: dest.token})
 	if err != nil {
-		return nil, fmt.Errorf("enrolling: %w", err)
+		return nil, fmt.Errorf("enrolling: %w", dest.explainStart(err))
 	}
 	cred, err := enrolment.ParseJoinCredential(resp.JoinCredential)
 	if err != nil || resp.Registration == "" || resp.UserCode == "" {
 		return nil, errors.New("enrolling: the gateway's answer is incomplete")
 	}
 	st := &state{
-		URL:            u.String(),
+		URL:            dest.url.String(),
 		GatewayCA:      ca.String(),
 		Name:           name,
 		Registration:   resp.Registration,
@@ -214,9 +226,11 @@ func (a *Agent) enrol(ctx context.Context, s *session, u *url.URL, pin *fingerpr
 		Family:         f,
 		JoinCredential: cred,
 		WireGuardKey:   key,
+		Invite:         dest.inviteID(),
+		Invited:        dest.invite.Profiles,
 	}
-	if pin != nil {
-		st.CAFingerprint = pin.String()
+	if dest.pin != nil {
+		st.CAFingerprint = dest.pin.String()
 	}
 	if err := saveState(a.paths, st); err != nil {
 		return nil, err

@@ -176,9 +176,9 @@ func clockError(skew time.Duration) error {
 }
 
 // start opens a registration.
-func (s *session) start(ctx context.Context, f family, name, publicKey string) (enrolment.StartResponse, error) {
+func (s *session) start(ctx context.Context, f family, req enrolment.StartRequest) (enrolment.StartResponse, error) {
 	var resp enrolment.StartResponse
-	body, err := json.Marshal(enrolment.StartRequest{Name: name, WireGuardPublicKey: publicKey})
+	body, err := json.Marshal(req)
 	if err != nil {
 		return resp, err
 	}

@@ -29,7 +29,9 @@ type state struct {
 	Registration string
 	UserCode     string
 	ExpiresAt    time.Time
-	Family       family // start's
+	Family       family   // start's
+	Invite       string   // ID of the invite that it was made with; "": none
+	Invited      []string // the profiles that the invite approves it with
 
 	JoinCredential enrolment.JoinCredential
 	WireGuardKey   secret.Secret // 32 bytes
@@ -50,6 +52,8 @@ type stateFile struct {
 	UserCode       string                   `json:"user_code"`
 	ExpiresAt      time.Time                `json:"expires_at"`
 	Family         family                   `json:"family"`
+	Invite         string                   `json:"invite,omitempty"`
+	Invited        []string                 `json:"invited,omitempty"`
 	JoinCredential string                   `json:"join_credential"`
 	WireGuardKey   string                   `json:"wireguard_private_key"`
 	Claim          *enrolment.ClaimResponse `json:"claim,omitempty"`
@@ -68,6 +72,8 @@ func saveState(p paths, s *state) error {
 		UserCode:       s.UserCode,
 		ExpiresAt:      s.ExpiresAt,
 		Family:         s.Family,
+		Invite:         s.Invite,
+		Invited:        s.Invited,
 		JoinCredential: s.JoinCredential.Encode(),
 		WireGuardKey:   base64.StdEncoding.EncodeToString(s.WireGuardKey.Reveal()),
 		Claim:          s.Claim,
@@ -136,6 +142,8 @@ func decodeState(b []byte) (*state, error) {
 		UserCode:       f.UserCode,
 		ExpiresAt:      f.ExpiresAt,
 		Family:         f.Family,
+		Invite:         f.Invite,
+		Invited:        f.Invited,
 		JoinCredential: cred,
 		WireGuardKey:   secret.New(key),
 		Claim:          f.Claim,

@@ -72,17 +72,9 @@ func plainDialer(netip.Addr) *net.Dialer { return &net.Dialer{Timeout: dialTimeo
 // and returns: no tunnel is opened and nothing of the host's changes. Where it
 // was cut short, it goes on. A request that cannot be right is ErrUsage.
 func (a *Agent) JoinForRun(ctx context.Context, req JoinRequest) error {
-	u, err := parseGatewayURL(req.URL)
+	dest, err := req.destination()
 	if err != nil {
 		return usage(err)
-	}
-	var pin *fingerprint
-	if req.CAFingerprint != "" {
-		f, err := parseFingerprint(req.CAFingerprint)
-		if err != nil {
-			return usage(err)
-		}
-		pin = &f
 	}
 	name, err := registrationName(req.Name)
 	if err != nil {
@@ -114,12 +106,12 @@ func (a *Agent) JoinForRun(ctx context.Context, req JoinRequest) error {
 	if err := checkRoom(a.paths.dir); err != nil {
 		return fmt.Errorf("joining: %w", err)
 	}
-	s := newSession(u, pin, a.cfg.Lookup, a.cfg.Now)
+	s := newSession(dest.url, dest.pin, a.cfg.Lookup, a.cfg.Now)
 	s.dialTo = plainDialer
 	defer s.close()
-	st, err := a.resume(ctx, s, u, pin)
+	st, err := a.resume(ctx, s, dest)
 	if errors.Is(err, errNotEnrolled) {
-		st, err = a.enrol(ctx, s, u, pin, name)
+		st, err = a.enrol(ctx, s, dest, name)
 	}
 	if err == nil {
 		err = a.awaitApproval(ctx, s, st)

@@ -101,7 +101,7 @@ func openRegistry(ctx context.Context, file string, log *slog.Logger) (*registry
 
 func setDashboardPassword(ctx context.Context, file, password string, stdin io.Reader, stdout io.Writer, log *slog.Logger) (err error) {
 	if password == "-" {
-		if password, err = readPassword(stdin, stdout); err != nil {
+		if password, err = readHidden(stdin, stdout, "dashboard password: "); err != nil {
 			return fmt.Errorf("reading the password from standard input: %w", err)
 		}
 	}
@@ -124,8 +124,8 @@ func setDashboardPassword(ctx context.Context, file, password string, stdin io.R
 	return nil
 }
 
-// readPassword reads one line. A terminal is asked, and does not show it.
-func readPassword(stdin io.Reader, stdout io.Writer) (string, error) {
+// readHidden reads one line. A terminal is asked for it, and does not show it.
+func readHidden(stdin io.Reader, out io.Writer, prompt string) (string, error) {
 	if f, ok := stdin.(*os.File); ok {
 		if shown, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS); err == nil { // a terminal
 			hidden := *shown
@@ -135,7 +135,7 @@ func readPassword(stdin io.Reader, stdout io.Writer) (string, error) {
 				return "", err
 			}
 			defer func() { _ = unix.IoctlSetTermios(int(f.Fd()), unix.TCSETSF, shown) }()
-			fmt.Fprint(stdout, "dashboard password: ")
+			fmt.Fprint(out, prompt)
 		}
 	}
 	line, err := bufio.NewReader(io.LimitReader(stdin, 4096)).ReadString('\n')

@@ -276,7 +276,7 @@ func TestI02_PasswordPromptDoesNotEcho(t *testing.T) {
 	}
 	got := make(chan answer)
 	go func() {
-		password, err := readPassword(program, program)
+		password, err := readHidden(program, program, "dashboard password: ")
 		got <- answer{password, err}
 	}()
 	var shown []byte

@@ -1,6 +1,12 @@
 package main
 
 import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
 	"github.com/spf13/cobra"
 
 	"github.com/clawpatrol/clawpatrol/agent"
@@ -14,23 +20,33 @@ func joinCommand() *cobra.Command {
 		forRun bool
 	)
 	c := &cobra.Command{
-		Use:   "join URL [--ca-fingerprint sha256:HEX]",
+		Use:   "join {-|@FILE|TOKEN|URL} [--ca-fingerprint sha256:HEX]",
 		Short: "Send this host's traffic through a gateway",
-		Long: `Enrol this host with the gateway at URL, bring the tunnel up, wait until an
-operator approves, install the gateway's CA, and hold the tunnel until stopped.
+		Long: `Enrol this host with a gateway, bring the tunnel up, wait until an operator
+approves, install the gateway's CA, and hold the tunnel until stopped.
 
-The gateway has to prove its identity before anything is sent to it: with the
-CA's fingerprint, which it prints as it starts, or with a publicly trusted
-certificate. Run again on an enrolled host, join resumes. It needs root.
+A token of clawpatrol invite has all that is needed, and perhaps the approval. "-"
+asks for it, or reads it from standard input; @FILE reads it from a file. As an
+argument it can be seen in the list of processes until it is used.
+
+Without a token, the gateway is named by its URL. It has to prove its identity
+before anything is sent to it: with the CA's fingerprint, which it prints as it
+starts, or with a publicly trusted certificate.
+
+Run again on an enrolled host, join resumes. It needs root.
 
 What it changes on this host, leave undoes.`,
-		Example: `  sudo clawpatrol join https://gw.example.com:8443 --ca-fingerprint sha256:3b1f…
+		Example: `  sudo clawpatrol join -
+  sudo clawpatrol join @token
+  sudo clawpatrol join https://gw.example.com:8443 --ca-fingerprint sha256:3b1f…
   eval "$(clawpatrol env)"`,
 		Args: arguments(1, 1),
 		RunE: func(c *cobra.Command, args []string) error {
 			ctx, stop := holding(c.Context())
 			defer stop()
-			req.URL = args[0]
+			if err := nameGateway(&req, args[0], c.InOrStdin(), c.ErrOrStderr()); err != nil {
+				return err
+			}
 			if forRun {
 				return joinForRun(ctx, c, state, asJSON, req)
 			}
@@ -39,12 +55,65 @@ What it changes on this host, leave undoes.`,
 	}
 	f := c.Flags()
 	f.StringVar(&req.CAFingerprint, "ca-fingerprint", "", "sha256:HEX of the gateway's CA certificate; without it the certificate must be publicly trusted")
+	f.StringVar(&req.Invite, "invite", "", "an invite's token to a URL: TOKEN, @FILE, or \"-\" for standard input")
 	f.StringVar(&req.Name, "name", "", "the name an operator sees (default: this host's)")
 	f.BoolVar(&req.Service, "service", false, "once approved, leave the tunnel to systemd")
 	f.BoolVar(&forRun, "no-tunnel", false, "enrol for clawpatrol run only: without root, below $XDG_STATE_HOME")
 	jsonFlag(c, &asJSON)
 	stateFlag(c, &state)
 	return c
+}
+
+// tokenStart is what tokens of this and of other versions begin with, and no URL
+// that a gateway can have.
+const tokenStart = "cpi"
+
+// nameGateway completes req from join's argument, and replaces where a token is
+// with the token.
+func nameGateway(req *agent.JoinRequest, arg string, stdin io.Reader, stderr io.Writer) error {
+	switch {
+	case arg != "-" && !strings.HasPrefix(arg, "@") && !strings.HasPrefix(arg, tokenStart):
+		req.URL = arg
+		if req.Invite == "" {
+			return nil
+		}
+	case req.Invite != "":
+		return fmt.Errorf("reading the arguments: %w", &hinted{errors.Join(errors.New("the token is given twice"), agent.ErrUsage), "--invite goes with a URL"})
+	default:
+		req.Invite = arg
+	}
+	token, err := readToken(req.Invite, stdin, stderr)
+	if err != nil {
+		return fmt.Errorf("reading the invite: %w", err)
+	}
+	req.Invite = token
+	return nil
+}
+
+// readToken returns the token that arg is, or says where it is: its first line.
+func readToken(arg string, stdin io.Reader, stderr io.Writer) (string, error) {
+	token := arg
+	switch file, named := strings.CutPrefix(arg, "@"); {
+	case arg == "-":
+		line, err := readHidden(stdin, stderr, "token: ")
+		if err != nil {
+			return "", err
+		}
+		token = line
+	case named:
+		f, err := os.Open(file)
+		if err != nil {
+			return "", err
+		}
+		defer f.Close()
+		if token, err = readHidden(f, stderr, ""); err != nil {
+			return "", err
+		}
+	}
+	if token = strings.TrimSpace(token); token == "" {
+		return "", &hinted{errors.New("there is none"), "it is the line that clawpatrol invite printed"}
+	}
+	return token, nil
 }
 
 // stateFlag is every agent host command's.
