@@ -152,6 +152,7 @@ type testGateway struct {
 	profiles []string
 	approve  bool                                              // new registrations are approved as they poll
 	override func(w http.ResponseWriter, r *http.Request) bool // answers in place of the gateway
+	started  func(enrolment.StartRequest)                      // is told of each start; nil: nobody is
 }
 
 type testRegistration struct {
@@ -308,6 +309,9 @@ func (g *testGateway) serve(w http.ResponseWriter, r *http.Request) {
 		if err := json.Unmarshal(body, &req); err != nil {
 			refuse(400, "bad_request")
 			return
+		}
+		if g.started != nil {
+			g.started(req)
 		}
 		g.starts++
 		id := fmt.Sprintf("r_%d", g.starts)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -105,8 +106,8 @@ func gatewayStateDir(flag string, args []string) (string, error) {
 	// have a gateway of theirs answer, and its token handed out.
 	pol, err := loadPolicy(file)
 	if err != nil {
-		if hint(err) == "" {
-			err = &hinted{err, "or name the gateway's state directory with --state-dir"}
+		if hint(err) == "" || errors.Is(err, fs.ErrNotExist) {
+			err = &hinted{err, "name the gateway's own gateway.hcl, or its state directory with --state-dir"}
 		}
 		return "", fmt.Errorf("finding the gateway's state_dir: %w", err)
 	}
