@@ -88,6 +88,18 @@ func (d destination) inviteID() string {
 	return d.invite.ID()
 }
 
+// families are those that the start can come from: where the invite is for a
+// range of addresses, the range's.
+func (d destination) families() []family {
+	switch {
+	case !d.invite.Source.IsValid():
+		return families
+	case d.invite.Source.Addr().Is4():
+		return []family{ipv4}
+	}
+	return []family{ipv6}
+}
+
 // sameGateway compares URLs that parseGatewayURL has read.
 func sameGateway(a, b *url.URL) bool {
 	port := func(u *url.URL) string {

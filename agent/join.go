@@ -191,7 +191,7 @@ func (a *Agent) sayEnrolled(st *state) {
 
 // enrol opens a registration and claims its addresses.
 func (a *Agent) enrol(ctx context.Context, s *session, dest destination, name string) (*state, error) {
-	info, f, err := a.reach(ctx, s)
+	info, f, err := a.reach(ctx, s, dest)
 	if err != nil {
 		return nil, err
 	}
@@ -244,14 +244,14 @@ func (a *Agent) enrol(ctx context.Context, s *session, dest destination, name st
 }
 
 // reach finds the first address family over which the gateway proves its
-// identity.
-func (a *Agent) reach(ctx context.Context, s *session) (enrolment.Info, family, error) {
+// identity, among those that the invite can be used over.
+func (a *Agent) reach(ctx context.Context, s *session, dest destination) (enrolment.Info, family, error) {
 	addrs, err := a.cfg.Lookup(ctx, s.url.Hostname())
 	if err != nil {
 		return enrolment.Info{}, "", withHint(fmt.Errorf("reaching the gateway: %w", err), "check the name, and that this host can resolve it")
 	}
 	var first error
-	for _, f := range families {
+	for _, f := range dest.families() {
 		if len(f.of(addrs)) == 0 {
 			continue
 		}
