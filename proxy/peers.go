@@ -29,7 +29,8 @@ type Peers struct {
 
 	mu    sync.Mutex
 	shook map[[32]byte]wireguard.Handshake // the newest, not stored yet; guarded by mu
-	told  chan struct{}                    // holds one after there was another
+	lives map[[32]byte]int                 // how often a deviation turned out to be none; guarded by mu
+	told  chan struct{}                    // holds one after there was another of either
 }
 
 // NewPeers makes the link between a registry and the tunnel whose Config gets
@@ -38,7 +39,7 @@ func NewPeers(db *registry.DB, log *slog.Logger) *Peers {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	return &Peers{db: db, log: log, shook: make(map[[32]byte]wireguard.Handshake), told: make(chan struct{}, 1)}
+	return &Peers{db: db, log: log, shook: make(map[[32]byte]wireguard.Handshake), lives: make(map[[32]byte]int), told: make(chan struct{}, 1)}
 }
 
 // Deviated blocks the registration that a packet from outside its pin is proven
@@ -48,14 +49,32 @@ func (p *Peers) Deviated(d wireguard.Deviation) {
 		if reg.PublicKey != d.PublicKey {
 			continue
 		}
-		p.log.Warn("registration blocked: a packet came from outside its pin", "registration", reg.ID, "name", reg.Name, "from", d.From, "what", d.Proof)
 		// It holds in memory at once; only the disk may take its time.
 		ctx, cancel := context.WithTimeout(context.Background(), blockTimeout)
 		defer cancel()
 		if err := p.db.Deviate(ctx, reg.ID, registry.Deviation{From: d.From, UDP: true, What: d.Proof}); err != nil {
 			p.log.Error("blocking a registration", "registration", reg.ID, "err", err)
 		}
+		now, ok := p.db.Snapshot().ByID(reg.ID)
+		switch {
+		case ok && now.State == registry.Blocked:
+			p.log.Warn("registration blocked: a packet came from outside its pin", "registration", reg.ID, "name", reg.Name, "from", d.From, "what", d.Proof)
+		case ok && now.Pin.Has(d.From):
+			// The pin had grown, and the tunnel was not told yet: let in again.
+			p.mu.Lock()
+			p.lives[d.PublicKey]++
+			p.mu.Unlock()
+			p.wake()
+		}
 		return
+	}
+}
+
+// wake has Sync look.
+func (p *Peers) wake() {
+	select {
+	case p.told <- struct{}{}:
+	default:
 	}
 }
 
@@ -67,9 +86,17 @@ func (p *Peers) Handshake(h wireguard.Handshake) {
 	p.mu.Lock()
 	p.shook[h.PublicKey] = h
 	p.mu.Unlock()
-	select {
-	case p.told <- struct{}{}:
-	default:
+	p.wake()
+}
+
+// giveBack undoes take, for handshakes that could not be stored.
+func (p *Peers) giveBack(taken map[[32]byte]wireguard.Handshake) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for key, h := range taken {
+		if now, ok := p.shook[key]; !ok || h.Timestamp.After(now.Timestamp) {
+			p.shook[key] = h
+		}
 	}
 }
 
@@ -99,9 +126,9 @@ func (p *Peers) Sync(ctx context.Context, t *wireguard.Tunnel) error {
 		complained string
 	)
 	for {
-		if next := newPeerSet(p.db.Snapshot(), t.PublicKey()); !next.equal(set) {
+		if next := p.newPeerSet(p.db.Snapshot(), t.PublicKey()); !next.equal(set) {
 			set = next
-			if err := t.SetPeers(next.peers(p.db)); err != nil {
+			if err := t.SetPeers(p.peers(next)); err != nil {
 				set = nil // again at the next change or tick
 				if complained != err.Error() {
 					p.log.Error("the tunnel does not take all peers", "err", err)
@@ -139,29 +166,38 @@ type peerKey struct {
 	registered time.Time
 	pin        registry.Pin
 	sealed     bool
-	blocks     int
+	life       int
+}
+
+// member is a registration that is a peer. Its life changes when it is let in
+// again.
+type member struct {
+	*registry.Registration
+	life int
 }
 
 // peerSet is the registrations that are peers.
-type peerSet map[registry.ID]*registry.Registration
+type peerSet map[registry.ID]member
 
 // newPeerSet leaves out whoever enrolled with the gateway's own key: the tunnel
 // would take none of a list with such a peer.
-func newPeerSet(snapshot *registry.Snapshot, own [32]byte) peerSet {
+func (p *Peers) newPeerSet(snapshot *registry.Snapshot, own [32]byte) peerSet {
 	set := make(peerSet)
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	for _, reg := range snapshot.All() {
 		if reg.PublicKey == own || reg.PublicKey == ([32]byte{}) {
 			continue
 		}
 		if reg.State == registry.Pending || reg.State == registry.Approved {
-			set[reg.ID] = reg
+			set[reg.ID] = member{reg, reg.Blocks + p.lives[reg.PublicKey]}
 		}
 	}
 	return set
 }
 
-func keyOf(reg *registry.Registration) peerKey {
-	return peerKey{reg.PublicKey, reg.Prefix4, reg.Prefix6, reg.CreatedAt, reg.Pin, reg.PinSealed, reg.Blocks}
+func keyOf(m member) peerKey {
+	return peerKey{m.PublicKey, m.Prefix4, m.Prefix6, m.CreatedAt, m.Pin, m.PinSealed, m.life}
 }
 
 // equal is false for the set before the first: even no peers are set once.
@@ -170,17 +206,19 @@ func (s peerSet) equal(other peerSet) bool {
 		return false
 	}
 	for id, reg := range s {
-		if o := other[id]; o == nil || keyOf(o) != keyOf(reg) {
+		if o, ok := other[id]; !ok || keyOf(o) != keyOf(reg) {
 			return false
 		}
 	}
 	return true
 }
 
-func (s peerSet) peers(db *registry.DB) []wireguard.Peer {
+func (p *Peers) peers(s peerSet) []wireguard.Peer {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	peers := make([]wireguard.Peer, 0, len(s))
 	for _, reg := range s {
-		psk := db.PresharedKey(reg.ID)
+		psk := p.db.PresharedKey(reg.ID)
 		if psk.IsZero() {
 			continue // gone since the snapshot; without the key it is no peer
 		}
@@ -191,7 +229,10 @@ func (s peerSet) peers(db *registry.DB) []wireguard.Peer {
 			Pin:          reg.Pin.Addrs(),
 			Learn:        !reg.PinSealed,
 			Newest:       reg.Newest,
-			Life:         reg.Blocks,
+			Life:         reg.life,
+		}
+		if h := p.shook[reg.PublicKey]; h.Timestamp.After(peer.Newest) {
+			peer.Newest = h.Timestamp
 		}
 		for _, prefix := range []netip.Prefix{reg.Prefix4, reg.Prefix6} {
 			if prefix.IsValid() {
@@ -236,7 +277,11 @@ func (p *Peers) record(ctx context.Context, t *wireguard.Tunnel) error {
 	if len(seen) == 0 {
 		return nil
 	}
-	return p.db.RecordPeers(ctx, seen)
+	err := p.db.RecordPeers(ctx, seen)
+	if err != nil {
+		p.giveBack(shook)
+	}
+	return err
 }
 
 // healthOf sorts the tunnel's figures by registration.

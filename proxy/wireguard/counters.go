@@ -13,6 +13,7 @@ type Counters struct {
 	NoSession      uint64 // not sent: the agent host is away and its share of the staging queue is used up
 	Flooded        uint64 // not decrypted: the peer had its share inside the WireGuard device
 	Strays         uint64 // messages of no session
+	Strangers      uint64 // initiations from outside every pin, over their limit or not for this gateway
 	Suspects       uint64 // messages of a session from outside its peer's pin, authentic or not
 	Recorded       uint64 // initiations not newer than one before
 	Deviations     uint64 // peers cut off
@@ -24,6 +25,7 @@ type counters struct {
 	notAdmitted, malformed, badChecksum, unsupported atomic.Uint64
 	icmpSuppressed, overLimit, noSession, queueFull  atomic.Uint64
 	panics, strays, suspects, recorded, deviations   atomic.Uint64
+	strangers                                        atomic.Uint64
 }
 
 // Counters returns the counters' present values.
@@ -39,6 +41,7 @@ func (t *Tunnel) Counters() Counters {
 		NoSession:      c.noSession.Load(),
 		Flooded:        t.link.transit.dropped.Load(),
 		Strays:         c.strays.Load(),
+		Strangers:      c.strangers.Load(),
 		Suspects:       c.suspects.Load(),
 		Recorded:       c.recorded.Load(),
 		Deviations:     c.deviations.Load(),

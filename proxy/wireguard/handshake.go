@@ -39,6 +39,7 @@ const (
 type identity struct {
 	public  [32]byte
 	private func() *ecdh.PrivateKey
+	macKey  [32]byte           // of the first MAC of messages to the gateway
 	hash    [blake2s.Size]byte // of the protocol's name and the public key
 	chain   [blake2s.Size]byte
 }
@@ -48,6 +49,7 @@ func newIdentity(private *ecdh.PrivateKey) *identity {
 	id.chain = blake2s.Sum256([]byte(device.NoiseConstruction))
 	id.hash = mix(id.chain, []byte(device.WGIdentifier))
 	id.hash = mix(id.hash, id.public[:])
+	id.macKey = macKey(id.public)
 	return id
 }
 
@@ -191,6 +193,10 @@ func (t *Tunnel) judge(i *initiation) (*peer, standing) {
 		switch i.standing {
 		case recorded:
 			t.counters.recorded.Add(1)
+			if p.allows(from) && p.warned.CompareAndSwap(false, true) {
+				t.log.Warn("a handshake from inside the pin is not newer than the newest: it was recorded, or the agent host's clock has gone back; such a host can come in once its clock has passed the newest, or joins again",
+					"from", from, "clock", at.Time(), "newest", p.newestMet().Time())
+			}
 		case outside:
 			t.deviate(p, from, "a handshake initiation")
 		case welcome:

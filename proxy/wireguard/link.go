@@ -240,7 +240,10 @@ func (l *link) Write(bufs [][]byte, offset int) (int, error) {
 func (l *link) doubtful(sender *peer, packet []byte) bool {
 	if l.bind != nil && l.bind.marking.Load() {
 		if from, ok := suspicious(packet); ok {
-			l.tunnel.deviate(sender, from, "a data packet")
+			// It may have become the pin's while the packet was inside.
+			if from.IsValid() && !sender.allows(from) {
+				l.tunnel.deviate(sender, from, "a data packet")
+			}
 			return true
 		}
 	}

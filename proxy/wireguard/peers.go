@@ -81,7 +81,8 @@ type peerTable struct {
 	configs  map[[32]byte]Peer
 	peers    map[[32]byte]*peer
 	byPrefix map[netip.Prefix]*peer
-	bits4    []int // distinct prefix lengths in use
+	pins     map[netip.Addr]struct{} // all peers', but for what was learnt since
+	bits4    []int                   // distinct prefix lengths in use
 	bits6    []int
 }
 
@@ -90,12 +91,16 @@ func newPeerTable(configs map[[32]byte]Peer) *peerTable {
 		configs:  configs,
 		peers:    make(map[[32]byte]*peer, len(configs)),
 		byPrefix: make(map[netip.Prefix]*peer, 2*len(configs)),
+		pins:     make(map[netip.Addr]struct{}, len(configs)),
 	}
 }
 
-func (t *peerTable) add(p *peer, prefixes []netip.Prefix) {
+func (t *peerTable) add(p *peer, config Peer) {
 	t.peers[p.key] = p
-	for _, prefix := range prefixes {
+	for _, addr := range *p.allowed.Load() {
+		t.pins[addr] = struct{}{}
+	}
+	for _, prefix := range config.Prefixes {
 		t.byPrefix[prefix] = p
 		bits := &t.bits6
 		if prefix.Addr().Is4() {
@@ -122,6 +127,12 @@ func (t *peerTable) find(addr netip.Addr) *peer {
 		}
 	}
 	return nil
+}
+
+// pinned reports whether addr is in some peer's pin.
+func (t *peerTable) pinned(addr netip.Addr) bool {
+	_, ok := t.pins[addr]
+	return ok
 }
 
 // addressee returns the peer that a handshake message of the gateway's is for, or
@@ -201,18 +212,27 @@ func (t *Tunnel) SetPeers(list []Peer) error {
 	}
 
 	old := t.peers.Load()
-	next := newPeerTable(configs)
+	next, staying := newPeerTable(configs), newPeerTable(configs)
 	for key, config := range configs {
-		p := old.peers[key]
-		if p == nil || old.configs[key].Life != config.Life {
+		before := old.peers[key]
+		p := before
+		if before == nil || old.configs[key].Life != config.Life {
 			p = t.newPeer(key)
+			if before != nil {
+				p.succeed(&before.pinning)
+			}
 		}
 		p.pin(config)
-		next.add(p, config.Prefixes)
+		next.add(p, config)
+		if p == before {
+			staying.add(p, config)
+		}
 	}
-	// The table first: what was removed is refused from here on, and what is
-	// added is known before its first packet can arrive.
-	t.peers.Store(next)
+	// The tables first: what was removed is refused from here on, and what is
+	// added is known before its first packet can arrive. Between the two nobody
+	// has the place of a peer that begins another life: the device may still
+	// have packets of the one before, from addresses that are not its pin any more.
+	t.peers.Store(staying)
 
 	var errs []error
 	for key, p := range old.peers {
@@ -225,11 +245,17 @@ func (t *Tunnel) SetPeers(list []Peer) error {
 			errs = append(errs, fmt.Errorf("removing peer %x: %w", key, err))
 		}
 	}
+	t.peers.Store(next)
 	for key, config := range configs {
 		before := old.configs[key]
 		stays := old.peers[key] == next.peers[key]
 		if stays && before.PresharedKey.Equal(config.PresharedKey) && slices.Equal(before.Prefixes, config.Prefixes) {
 			continue
+		}
+		if !stays && config.Endpoint.IsValid() {
+			if path, err := t.link.bind.ParseEndpoint(config.Endpoint.String()); err == nil {
+				next.peers[key].lead(path)
+			}
 		}
 		if err := t.configure(peerText(config, !stays)); err != nil {
 			errs = append(errs, fmt.Errorf("adding peer %x: %w", key, err))

@@ -2,10 +2,12 @@ package wireguard
 
 import (
 	"bytes"
+	"encoding/binary"
 	"net/netip"
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"golang.zx2c4.com/wireguard/conn"
 )
@@ -35,6 +37,12 @@ const maxPin = 4
 // others.
 type Timestamp [12]byte
 
+// Time is what t says, to the second.
+func (t Timestamp) Time() time.Time {
+	const atEpoch = 1<<62 + 10 // as the WireGuard implementations have it, without leap seconds
+	return time.Unix(int64(binary.BigEndian.Uint64(t[:])-atEpoch), 0).UTC()
+}
+
 // After reports whether t is later than u.
 func (t Timestamp) After(u Timestamp) bool { return bytes.Compare(t[:], u[:]) > 0 }
 
@@ -60,8 +68,11 @@ type pinning struct {
 
 	mu     sync.Mutex
 	learn  bool          // guarded by mu
+	learnt netip.Addr    // that its first handshake added; guarded by mu
 	newest Timestamp     // guarded by mu
 	path   conn.Endpoint // where the latest good handshake came from; guarded by mu
+
+	warned atomic.Bool // of a clock that went back
 
 	probing  atomic.Bool // a probe is under way, see suspect.go
 	suspects inside      // of packets that came from outside the pin
@@ -81,8 +92,12 @@ func (p *pinning) pin(config Peer) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.learn = config.Learn && !p.learnt.IsValid()
+	// Whoever says Learn has not heard yet of what was learnt.
+	if config.Learn && p.learnt.IsValid() && len(allowed) < maxPin && !slices.Contains(allowed, p.learnt) {
+		allowed = append(allowed, p.learnt)
+	}
 	p.allowed.Store(&allowed)
-	p.learn = config.Learn
 	if config.Newest.After(p.newest) {
 		p.newest = config.Newest
 	}
@@ -111,7 +126,35 @@ func (p *pinning) take(addr netip.Addr) bool {
 	}
 	next := append(slices.Clone(allowed), addr)
 	p.allowed.Store(&next)
+	p.learnt = addr
 	return true
+}
+
+// succeed begins where the peer of an earlier life ended: what that one has
+// answered is a recording for this one.
+func (p *pinning) succeed(before *pinning) {
+	before.mu.Lock()
+	newest := before.newest
+	before.mu.Unlock()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.newest = newest
+}
+
+// lead sets the path that is known from before the first handshake.
+func (p *pinning) lead(path conn.Endpoint) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.path == nil {
+		p.path = path
+	}
+}
+
+// newestMet is the timestamp of the newest good initiation.
+func (p *pinning) newestMet() Timestamp {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.newest
 }
 
 // lastPath is where the latest good handshake came from, or nil.

@@ -16,8 +16,9 @@ import (
 //     no further. The device's buffers are as long as the longest UDP payload
 //     and some more, so that the mark survives, whatever is in the packet.
 //   - It sends to where the packet came from: then Send is given the suspect.
-//     An empty packet, a keepalive, never reaches the link, and the gateway may
-//     have nothing to send; so it is made to send a keepalive itself. While
+//     An empty packet, a keepalive, never reaches the link, nor does what has
+//     a source that is not the peer's, and the gateway may have nothing to
+//     send; so it is made to send a keepalive itself. While
 //     packets from inside the pin come at the same moment it may send there
 //     instead, and a lone keepalive go unnoticed, which has carried nothing.
 
@@ -41,14 +42,16 @@ const (
 	probeEvery = 100 * time.Millisecond
 )
 
-// mark writes into a buffer of the device's that its packet is suspect.
-func mark(buffer []byte, from netip.Addr) {
+// mark writes into a buffer of the device's that its packet is suspect; false
+// where it is no such buffer, and the packet must not be let in.
+func mark(buffer []byte, from netip.Addr) bool {
 	if len(buffer) != device.MaxMessageSize {
-		return
+		return false
 	}
 	buffer[markAt] = marked
 	address := from.As16()
 	copy(buffer[markAt+1:], address[:])
+	return true
 }
 
 // unmark removes what an earlier packet left.
@@ -59,9 +62,12 @@ func unmark(buffer []byte) {
 }
 
 // suspicious returns where the packet in a buffer of the device's came from, if
-// that is outside the pin.
+// that is outside the pin. Of another buffer nobody can say: the zero Addr.
 func suspicious(packet []byte) (netip.Addr, bool) {
-	if cap(packet) != device.MaxMessageSize || packet[:cap(packet)][markAt] != marked {
+	if cap(packet) != device.MaxMessageSize {
+		return netip.Addr{}, true
+	}
+	if packet[:cap(packet)][markAt] != marked {
 		return netip.Addr{}, false
 	}
 	return netip.AddrFrom16([16]byte(packet[:cap(packet)][markAt+1:])).Unmap(), true

@@ -109,6 +109,9 @@ func (s *sessions) issue(message []byte, p *peer) {
 	index := binary.LittleEndian.Uint32(message[offsetSender:])
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if p.ctx.Err() != nil {
+		return // forgotten already, or about to be
+	}
 	if s.of == nil {
 		s.of, s.kept = make(map[uint32]*peer), make(map[*peer]*[]uint32)
 	}

@@ -1,6 +1,7 @@
 package wireguard
 
 import (
+	"context"
 	"encoding/binary"
 	"net/netip"
 	"testing"
@@ -17,6 +18,13 @@ func message(kind, index uint32, size int) []byte {
 	return b
 }
 
+// inBuffer is a message in a buffer as the device's are.
+func inBuffer(message []byte) []byte {
+	b := make([]byte, device.MaxMessageSize)
+	copy(b, message)
+	return b
+}
+
 var (
 	inPin     = netip.MustParseAddrPort("192.0.2.1:51000")
 	elsewhere = netip.MustParseAddrPort("192.0.2.2:51000")
@@ -24,14 +32,17 @@ var (
 
 // newWatch returns a bind as the device has it, without a device.
 func newWatch() *watchedBind {
-	t := new(Tunnel)
+	t := &Tunnel{identity: new(identity)}
 	t.link = &link{transit: newTransit(), tunnel: t}
-	t.peers.Store(newPeerTable(nil))
-	return &watchedBind{tunnel: t}
+	table := newPeerTable(nil)
+	table.pins[inPin.Addr()] = struct{}{}
+	t.peers.Store(table)
+	return newWatchedBind(nil, t)
 }
 
 func pinnedPeer(addrs ...netip.Addr) *peer {
-	p := new(peer)
+	p := &peer{ctx: context.Background()}
+	p.probing.Store(true) // there is no device that could send
 	p.pin(Peer{Pin: addrs})
 	return p
 }
@@ -40,7 +51,7 @@ func pinnedPeer(addrs ...netip.Addr) *peer {
 func flood(b *watchedBind, index uint32, n int, from netip.AddrPort, now time.Time) (passed int) {
 	for range n {
 		sizes, eps := []int{100}, []conn.Endpoint{&conn.StdNetEndpoint{AddrPort: from}}
-		b.receive([][]byte{message(device.MessageTransportType, index, 100)}, sizes, eps, now)
+		b.receive([][]byte{inBuffer(message(device.MessageTransportType, index, 100))}, sizes, eps, now)
 		if sizes[0] != 0 {
 			passed++
 		}

@@ -172,7 +172,7 @@ func Open(cfg Config) (*Tunnel, error) {
 		t.cancel()
 		return nil, fmt.Errorf("opening tunnel: %w", err)
 	}
-	t.link.bind = &watchedBind{Bind: bind, tunnel: t}
+	t.link.bind = newWatchedBind(bind, t)
 	t.dev = device.NewDevice(t.link, t.link.bind, deviceLogger(t.log))
 	if err := t.start(key, port); err != nil {
 		return nil, errors.Join(fmt.Errorf("opening tunnel: %w", err), t.Close())

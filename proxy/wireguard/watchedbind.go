@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/time/rate"
 	"golang.zx2c4.com/wireguard/conn"
 	"golang.zx2c4.com/wireguard/device"
 )
@@ -17,7 +18,21 @@ type watchedBind struct {
 	conn.Bind
 	tunnel      *Tunnel
 	initiations initiations
-	marking     atomic.Bool // some buffer has been marked
+	strangers   *rate.Limiter // of initiations from outside every pin
+	marking     atomic.Bool   // some buffer has been marked
+}
+
+// Initiations from outside every pin are a thief's, an agent host's that has
+// moved, or the first of one whose datagrams come from elsewhere than its TCP
+// connections; and whatever the world sends. The device tries them at the cost of
+// an X25519 each and drops everybody's once it has too many, so only these get there.
+const (
+	strangersRate  = 50 // a second
+	strangersBurst = 50
+)
+
+func newWatchedBind(bind conn.Bind, t *Tunnel) *watchedBind {
+	return &watchedBind{Bind: bind, tunnel: t, strangers: rate.NewLimiter(strangersRate, strangersBurst)}
 }
 
 // Open opens the bind.
@@ -55,6 +70,11 @@ func (b *watchedBind) receive(packets [][]byte, sizes []int, eps []conn.Endpoint
 				sizes[i] = 0
 				continue
 			}
+			if !b.hears(message, eps[i], now) {
+				sizes[i] = 0
+				b.tunnel.counters.strangers.Add(1)
+				continue
+			}
 			held := &initiation{Endpoint: eps[i], message: [device.MessageInitiationSize]byte(message)}
 			b.initiations.remember(held)
 			eps[i] = held
@@ -85,6 +105,14 @@ func (b *watchedBind) receive(packets [][]byte, sizes []int, eps []conn.Endpoint
 	}
 }
 
+// hears reports whether the device should see an initiation.
+func (b *watchedBind) hears(message []byte, from conn.Endpoint, now time.Time) bool {
+	if b.tunnel.peers.Load().pinned(plainAddr(from.DstIP())) {
+		return true
+	}
+	return addressedTo(message, &b.tunnel.identity.macKey) && b.strangers.AllowN(now, 1)
+}
+
 // doubt prepares a packet from outside p's pin for the device; false where the
 // device need not see it.
 func (b *watchedBind) doubt(p *peer, buffer []byte, size int, kind uint32, ep *conn.Endpoint, now time.Time) bool {
@@ -98,12 +126,14 @@ func (b *watchedBind) doubt(p *peer, buffer []byte, size int, kind uint32, ep *c
 	doubtful := &suspect{Endpoint: *ep, peer: p, from: plainAddr((*ep).DstIP()), proof: "a handshake response"}
 	if kind == device.MessageTransportType {
 		doubtful.proof = "a data packet"
-		b.marking.Store(true)
-		mark(buffer, doubtful.from)
 		if size == device.MessageKeepaliveSize {
 			doubtful.proof = "a keepalive"
-			b.tunnel.probe(p)
 		}
+		b.marking.Store(true)
+		if !mark(buffer, doubtful.from) {
+			return false
+		}
+		b.tunnel.probe(p)
 	}
 	*ep = doubtful
 	return true
@@ -130,16 +160,22 @@ func (b *watchedBind) destination(packets [][]byte, to conn.Endpoint) conn.Endpo
 	if s, ok := to.(*suspect); ok {
 		// The device sends here because it has found the packet authentic; but
 		// for cookie replies, which it makes for what it has not looked into.
-		if kind != device.MessageCookieReplyType {
-			t.deviate(s.peer, s.from, s.proof)
+		if kind == device.MessageCookieReplyType {
+			return nil
 		}
-		return nil
+		if !s.peer.allows(s.from) {
+			t.deviate(s.peer, s.from, s.proof)
+			return nil
+		}
+		to = s.Endpoint // the pin's by now
 	}
 	held, _ := to.(*initiation)
 	switch kind {
 	case device.MessageCookieReplyType:
-		if held != nil {
-			return held.Endpoint // to whoever sent it: the device is under load
+		// The device is under load, and has not looked into the initiation: whoever
+		// is outside every pin gets no answer, not even this one.
+		if held != nil && t.peers.Load().pinned(plainAddr(held.DstIP())) {
+			return held.Endpoint
 		}
 		return nil
 	case device.MessageResponseType:
