@@ -213,9 +213,9 @@ func (j *judge) reread(records []record, raw map[int]*bytes.Buffer) error {
 }
 
 // nginxMayRefuse reports whether nginx may refuse a request for what it means: a
-// path, or a method that HTTP allows and nginx does not.
+// path, a method that HTTP allows and nginx does not, two expectations.
 func nginxMayRefuse(m message) bool {
-	return strings.ContainsAny(m.target, "%#*") || strings.Contains(m.target, "..") ||
+	return len(m.values("Expect")) > 1 || strings.ContainsAny(m.target, "%#*") || strings.Contains(m.target, "..") ||
 		strings.Trim(m.method, "ABCDEFGHIJKLMNOPQRSTUVWXYZ_-") != ""
 }
 
