@@ -6,7 +6,6 @@ import (
 	"errors"
 	"io"
 	"net"
-	"net/http"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -217,10 +216,8 @@ func (h *Handler) flowConfig(f *proxy.Flow) (*tls.Config, error) {
 
 type conversationKey struct{}
 
-// withConversation is the http.Server's ConnContext: requests get the context
+// withConversation returns the context of the requests of an HTTP/2 agent: that
 // of their flow.
-func withConversation(ctx context.Context, conn net.Conn) context.Context {
-	c := conn.(*tls.Conn).NetConn().(*conversation)
-	flow := context.WithValue(c.ctx, http.ServerContextKey, ctx.Value(http.ServerContextKey))
-	return context.WithValue(flow, conversationKey{}, c)
+func withConversation(c *conversation) context.Context {
+	return context.WithValue(c.ctx, conversationKey{}, c)
 }

@@ -19,6 +19,7 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/net/http2"
 	"golang.org/x/time/rate"
 
 	"github.com/clawpatrol/clawpatrol/policy"
@@ -69,12 +70,14 @@ type Handler struct {
 	warners lru[registry.ID, *rate.Limiter]
 	configs lru[configKey, *tls.Config]
 	pools   *pools
-	server  *http.Server
-	queue   *queue
+	frames  lru[registry.ID, *frameBudget]
+	server  *http.Server // never serves: what the HTTP/2 server is to go by
+	//lint:ignore SA1019 see serveH2
+	h2      *http2.Server
 	load    load
 	running context.Context // ends with Close
 	stop    context.CancelFunc
-	serving sync.WaitGroup // the server's accept loop, and tending the pools
+	serving sync.WaitGroup // tending the pools
 }
 
 // New returns a Handler; Close ends it.
@@ -101,22 +104,18 @@ func New(cfg Config) (*Handler, error) {
 		warners: lru[registry.ID, *rate.Limiter]{max: maxWarners},
 		configs: lru[configKey, *tls.Config]{max: maxFlowConfigs, owner: func(k configKey) registry.ID { return k.registration }, share: maxShare},
 		pools:   newPools(dial),
-		queue:   newQueue(),
+		frames:  lru[registry.ID, *frameBudget]{max: maxWarners},
 		load:    load{max: maxInFlight},
 	}
 	h.running, h.stop = context.WithCancel(context.Background())
 	h.server = &http.Server{
-		Handler:                      http.HandlerFunc(h.serveRequest),
-		DisableGeneralOptionsHandler: true, // "OPTIONS *" is for the upstream
-		ReadHeaderTimeout:            readHeaderTimeout,
-		IdleTimeout:                  agentIdleTimeout,
-		MaxHeaderBytes:               maxHeaderBytes,
-		ConnContext:                  withConversation,
+		MaxHeaderBytes: maxHeaderBytes,
 		// What net/http has to say quotes what agents sent.
 		ErrorLog: log.New(io.Discard, "", 0),
 		HTTP2:    &http.HTTP2Config{MaxConcurrentStreams: maxStreams, MaxReadFrameSize: maxFrame},
 	}
-	h.serving.Go(func() { _ = h.server.Serve(h.queue) })
+	//lint:ignore SA1019 http.Server has another way to say this, but see serveH2
+	h.h2 = &http2.Server{IdleTimeout: agentIdleTimeout}
 	h.serving.Go(func() { h.pools.tend(h.running.Done()) })
 	return h, nil
 }
@@ -151,10 +150,7 @@ func (h *Handler) Serve(ctx context.Context, f *proxy.Flow) error {
 	stopped := context.AfterFunc(ctx, func() { _ = c.Close() })
 	defer stopped()
 	if agent.ConnectionState().NegotiatedProtocol == "h2" {
-		if !h.queue.push(ctx, agent) {
-			return ctx.Err()
-		}
-		<-c.closed
+		h.serveH2(c, agent)
 	} else {
 		h.serveH1(c, agent)
 	}
@@ -168,7 +164,6 @@ func (h *Handler) Serve(ctx context.Context, f *proxy.Flow) error {
 // started. Flows still being served end.
 func (h *Handler) Close() {
 	h.stop()
-	_ = h.server.Close()
 	h.serving.Wait()
 	h.pools.close()
 }
@@ -215,42 +210,3 @@ func (l *load) remove(id registry.ID) {
 		delete(l.of, id)
 	}
 }
-
-// queue is the listener of the http.Server that serves HTTP/2: flows are pushed
-// into it.
-type queue struct {
-	conns  chan net.Conn
-	once   sync.Once
-	closed chan struct{}
-}
-
-func newQueue() *queue {
-	return &queue{conns: make(chan net.Conn), closed: make(chan struct{})}
-}
-
-// push hands conn to the server; false when the server or ctx has ended.
-func (q *queue) push(ctx context.Context, conn net.Conn) bool {
-	select {
-	case q.conns <- conn:
-		return true
-	case <-q.closed:
-	case <-ctx.Done():
-	}
-	return false
-}
-
-func (q *queue) Accept() (net.Conn, error) {
-	select {
-	case conn := <-q.conns:
-		return conn, nil
-	case <-q.closed:
-		return nil, net.ErrClosed
-	}
-}
-
-func (q *queue) Close() error {
-	q.once.Do(func() { close(q.closed) })
-	return nil
-}
-
-func (q *queue) Addr() net.Addr { return &net.TCPAddr{} }

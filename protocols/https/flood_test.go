@@ -1,0 +1,50 @@
+package https_test
+
+import (
+	"io"
+	"net/http"
+	"testing"
+	"time"
+
+	"golang.org/x/net/http2"
+)
+
+// The attack: frames that are no requests, as many as fit the wire.
+func TestI16_FloodsOfFramesEndTheConnection(t *testing.T) {
+	l := newLab(t, func(http.ResponseWriter, *http.Request) {})
+	id := l.Approve("a", "ci")
+	for name, once := range map[string]func(*http2.Framer) error{
+		"SETTINGS":      func(w *http2.Framer) error { return w.WriteSettings() },
+		"PING":          func(w *http2.Framer) error { return w.WritePing(false, [8]byte{1}) },
+		"PRIORITY":      func(w *http2.Framer) error { return w.WritePriority(1, http2.PriorityParam{StreamDep: 3}) },
+		"WINDOW_UPDATE": func(w *http2.Framer) error { return w.WriteWindowUpdate(0, 1) },
+		"unknown":       func(w *http2.Framer) error { return w.WriteRawFrame(0xfa, 0, 0, nil) },
+	} {
+		conn := l.dial(id, host, "h2")
+		_, err := io.WriteString(conn, http2.ClientPreface)
+		must(t, err)
+		must(t, conn.SetDeadline(time.Now().Add(wait)))
+		fr := http2.NewFramer(conn, conn)
+		must(t, fr.WriteSettings())
+		go func() {
+			for range 20_000 {
+				if once(fr) != nil {
+					return
+				}
+			}
+		}()
+		for {
+			f, err := fr.ReadFrame()
+			if err != nil {
+				t.Errorf("%s: %v", name, err)
+				break
+			}
+			if away, end := f.(*http2.GoAwayFrame); end {
+				if away.ErrCode != http2.ErrCodeEnhanceYourCalm {
+					t.Errorf("%s: %v", name, away.ErrCode)
+				}
+				break
+			}
+		}
+	}
+}
