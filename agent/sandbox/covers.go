@@ -44,8 +44,12 @@ func (p *plan) apply() error {
 	if err := p.replaceFiles(); err != nil {
 		return err
 	}
+	// A user may own control groups, and with them stop processes outside.
+	if err := readOnly("/sys", true); err != nil {
+		return err
+	}
 	for _, c := range p.Covers {
-		if c.Writable {
+		if _, err := os.Lstat(c.Path); c.Writable || errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
 		if err := readOnly(c.Path, false); err != nil {
@@ -288,9 +292,6 @@ func coverDevices() error {
 	); err != nil {
 		return fmt.Errorf("covering /dev: %w", err)
 	}
-	if err := unix.Mount("tmpfs", "/dev/shm", "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=1777"); err != nil {
-		return fmt.Errorf("covering /dev/shm: %w", err)
-	}
 	return nil
 }
 
@@ -309,5 +310,5 @@ func coverSettings() error {
 			return err
 		}
 	}
-	return readOnly("/sys", true)
+	return nil
 }

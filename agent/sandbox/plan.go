@@ -62,7 +62,9 @@ type surroundings struct {
 // directories of enrolments, public the part of each that env names.
 func makePlan(s surroundings, states map[string]string, l *lease) (*plan, error) {
 	p := &plan{Lease: l, Root: s.root, Dir: s.dir}
-	p.Covers = append(p.Covers, cover{Path: "/run"}, cover{Path: "/tmp", Writable: true})
+	// The shared memory and message queues of outside are files of the user's too.
+	p.Covers = append(p.Covers, cover{Path: "/run"}, cover{Path: "/tmp", Writable: true}, cover{Path: "/dev/shm", Writable: true})
+	p.cover("/dev/mqueue")
 	p.cover(s.runtimeDir)
 	if real, err := filepath.EvalSymlinks("/var/run"); err == nil {
 		p.cover(real)

@@ -41,11 +41,11 @@ func TestRun_HostileCommandReachesNothingOutside(t *testing.T) {
 		"/run/dbus/system_bus_socket", "/run/user/" + userID + "/bus", "/run/docker.sock", "/run/podman/podman.sock", "/run/containerd/containerd.sock",
 		"/run/nscd/socket", "/run/systemd/resolve/io.systemd.Resolve", "/tmp/cp-run-test-tmux", "/var/lib/odd/service.sock", userHome + "/.gnupg/S.gpg-agent",
 	}
-	if err := host.Script(ctx, "mkdir -p /run/dbus /run/podman /run/containerd /run/nscd /run/systemd/resolve /var/lib/odd "+userHome+"/.gnupg /var/alias && mount --bind "+userHome+" /var/alias"); err != nil {
+	if err := host.Script(ctx, "mkdir -p /run/dbus /run/podman /run/containerd /run/nscd /run/systemd/resolve /var/lib/odd "+userHome+"/.gnupg /var/alias && mount --bind "+userHome+" /var/alias; echo from-the-environment >/dev/shm/cp-run-test"); err != nil {
 		t.Fatal(err)
 	}
 	defer func() {
-		if err := host.Script(ctx, "umount /var/alias; rm -f /tmp/cp-run-test-tmux"); err != nil {
+		if err := host.Script(ctx, "umount /var/alias; rm -f /tmp/cp-run-test-tmux /dev/shm/cp-run-test"); err != nil {
 			t.Error(err)
 		}
 	}()
@@ -69,7 +69,7 @@ func TestRun_HostileCommandReachesNothingOutside(t *testing.T) {
 			t.Fatalf("control: %s: %+v", s, r)
 		}
 	}
-	for _, line := range []string{"probe connect unix @abstract-service", "probe connect tcp 127.0.0.1:7100", "grep -q join_credential " + stateDir + "/private/state.json",
+	for _, line := range []string{"probe connect unix @abstract-service", "cat /dev/shm/cp-run-test", "probe connect tcp 127.0.0.1:7100", "grep -q join_credential " + stateDir + "/private/state.json",
 		"grep -q join_credential /var/alias/.local/state/clawpatrol/private/state.json", "test -S " + stateDir + "/private/run.sock", "grep -qz SECRET_OF_OUTSIDE /proc/" + pid + "/environ", "kill -0 " + pid} {
 		dev(t, line).ok(t)
 	}
@@ -141,6 +141,8 @@ func TestRun_HostileCommandReachesNothingOutside(t *testing.T) {
 	attack("bind it recursively", "unshare -Urm sh -c 'mount --rbind / /mnt && umount -l /mnt"+stateDir+"; cat /mnt"+stateDir+"/private/state.json'")
 	attack("overlay it", "unshare -Urm sh -c 'mkdir -p /tmp/u /tmp/w /tmp/m && mount -t overlay overlay -o lowerdir="+userHome+",upperdir=/tmp/u,workdir=/tmp/w /tmp/m && cat /tmp/m/.local/state/clawpatrol/private/state.json'")
 	attack("mount", "mount -t tmpfs tmpfs /mnt")
+	attack("control groups", "grep -E ' /sys(/[^ ]*)? rw' /proc/self/mountinfo")
+	attack("shared memory of outside", "cat /dev/shm/cp-run-test")
 	for _, ns := range []string{"mnt", "net", "user", "pid", "ipc"} {
 		attack("setns "+ns, "probe setns /proc/1/ns/"+ns)
 	}

@@ -212,3 +212,11 @@ func endDaemons() {
 		}
 	}
 }
+
+// failsWith returns an error unless the command ended with 1 and said text.
+func failsWith(r result, text string) error {
+	if r.code != 1 || !strings.Contains(r.errs, text) {
+		return fmt.Errorf("want a failure with %q: %+v", text, r)
+	}
+	return nil
+}

@@ -117,6 +117,14 @@ func TestRun_OnAJoinedHost(t *testing.T) {
 			t.Errorf("it worked: %s", line)
 		}
 	}
+	// Root's command there does not see the host's enrolment.
+	root := func(line string) result {
+		return finish(t, as(t.Context(), joined.Host, "0", "/root", "clawpatrol", "run", "sh", "-c", line))
+	}
+	root("probe echo tcp 192.0.2.10:7007 root-on-a-joined-host && test -r /var/lib/clawpatrol-agent/public/ca.pem").ok(t)
+	if r := root("ls /var/lib/clawpatrol-agent/private"); r.code == 0 {
+		t.Errorf("root saw %s", r.out)
+	}
 	// Down, there is no tunnel to run through, and nothing runs past it.
 	if err := joined.Stop(); err != nil {
 		t.Fatal(err)
