@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"crypto/sha256"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"net/http"
@@ -230,5 +231,42 @@ func TestJoin_AnInviteReplacesWhatWaits(t *testing.T) {
 	}
 	if s := sent(); len(s) != 3 || s[0] != "" || s[1] != first || s[2] != second {
 		t.Errorf("%d starts", len(s))
+	}
+}
+
+// With a publicly trusted certificate, the CA in the token is still the one that
+// the gateway has to have: it issues certificates for endpoints.
+func TestI11_APublicCertificateIsNotEnough(t *testing.T) {
+	g := newTestGateway(t, nil, "127.0.0.1")
+	sent := starts(g)
+	for what, c := range map[string]struct {
+		ca    *testCA
+		fails string
+	}{
+		"its own CA": {g.ca, ""}, "another": {newTestCA(t), "another CA"},
+	} {
+		a, _ := newAgent(t, g, newRoot(t))
+		req := JoinRequest{Invite: token(t, g, func(i *enrolment.Invite) { i.PublicCertificate, i.CA = true, c.ca.pin() })}
+		dest, err := req.destination()
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := newSession(dest.url, dest.pin, a.cfg.Lookup, a.cfg.Now)
+		s.id.roots = x509.NewCertPool() // the world's, of which the gateway's certificate is
+		s.id.roots.AddCert(g.ca.cert)
+		s.connect()
+		for _, dir := range []string{a.paths.dir, a.paths.private(), a.paths.public()} {
+			if err := os.Mkdir(dir, 0o700); err != nil {
+				t.Fatal(err)
+			}
+		}
+		_, err = a.enrol(t.Context(), s, dest, "one")
+		s.close()
+		if (err == nil) != (c.fails == "") || (err != nil && !strings.Contains(err.Error(), c.fails)) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	if n := len(sent()); n != 1 {
+		t.Errorf("%d starts", n)
 	}
 }

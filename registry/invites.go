@@ -39,11 +39,6 @@ type Invite struct {
 	LastUsedAt, VoidedAt time.Time // zero: never
 }
 
-// Good reports whether the invite can still be used at now.
-func (i Invite) Good(now time.Time) bool {
-	return i.VoidedAt.IsZero() && i.Used < i.Uses && now.Before(i.ExpiresAt)
-}
-
 // inviteKeyName is the sealed setting that InviteKey keeps.
 const inviteKeyName = "invite_key"
 

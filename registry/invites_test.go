@@ -75,7 +75,7 @@ func TestI10_OneUseMakesOneRegistration(t *testing.T) {
 		if int(made.Load()) != uses || int(refused.Load()) != 50-uses {
 			t.Errorf("an invite for %d made %d registrations, %d were refused", uses, made.Load(), refused.Load())
 		}
-		if i := getInvite(t, db, id); i.Used != uses || i.Good(c.Now()) {
+		if i := getInvite(t, db, id); i.Used != uses || i.LastUsedAt.IsZero() {
 			t.Errorf("%+v", i)
 		}
 	}
@@ -354,4 +354,50 @@ func TestI17_AnInviteUsedBeforeTheEndIsUsedAfterIt(t *testing.T) {
 	if _, err := enrolWith(t, db, "i_b", newSource()); err != nil {
 		t.Error(err)
 	}
+}
+
+// A void and an approval at one time: whichever comes first, a registration that
+// is pending after both stays so.
+func TestInvite_VoidRacesApproval(t *testing.T) {
+	c := newClock()
+	db := openIn(t, stateDir(t), c)
+	outcomes := make(map[registry.State]int)
+	for n := range 40 {
+		id := registry.InviteID("i_" + string(rune('a'+n)))
+		invite(t, db, c, id, func(i *registry.Invite) { i.Profiles = []string{"ci"} })
+		r, err := enrolWith(t, db, id, newSource())
+		if err != nil {
+			t.Fatal(err)
+		}
+		var wg sync.WaitGroup
+		begin := make(chan struct{})
+		for range 4 {
+			wg.Go(func() {
+				<-begin
+				if err := db.ApproveInvited(t.Context(), r.ID); err != nil && !errors.Is(err, registry.ErrState) {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Go(func() {
+			<-begin
+			if err := db.VoidInvite(t.Context(), id); err != nil {
+				t.Error(err)
+			}
+		})
+		close(begin)
+		wg.Wait()
+		r = get(t, db, r.ID)
+		outcomes[r.State]++
+		if len(r.Invited) != 0 || (r.State == registry.Approved) != (len(r.Profiles) == 1) {
+			t.Fatalf("%+v", r)
+		}
+		if err := db.ApproveInvited(t.Context(), r.ID); !errors.Is(err, registry.ErrState) {
+			t.Fatalf("approved after the void: %v", err)
+		}
+		if err := db.Revoke(t.Context(), r.ID); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Logf("outcomes %v", outcomes)
 }

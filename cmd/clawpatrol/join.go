@@ -40,7 +40,15 @@ What it changes on this host, leave undoes.`,
   sudo clawpatrol join @token
   sudo clawpatrol join https://gw.example.com:8443 --ca-fingerprint sha256:3b1f…
   eval "$(clawpatrol env)"`,
-		Args: arguments(1, 1),
+		Args: func(c *cobra.Command, args []string) error {
+			if err := arguments(1, 1)(c, args); err != nil {
+				return err
+			}
+			if req.Invite != "" && isToken(args[0]) {
+				return &hinted{errors.New("the token is given twice"), "--invite goes with a URL"}
+			}
+			return nil
+		},
 		RunE: func(c *cobra.Command, args []string) error {
 			ctx, stop := holding(c.Context())
 			defer stop()
@@ -64,23 +72,22 @@ What it changes on this host, leave undoes.`,
 	return c
 }
 
-// tokenStart is what tokens of this and of other versions begin with, and no URL
-// that a gateway can have.
-const tokenStart = "cpi"
+// isToken reports whether join's argument is a token, or says where one is. No
+// URL that a gateway can have begins as tokens of this and of other versions do.
+func isToken(arg string) bool {
+	return arg == "-" || strings.HasPrefix(arg, "@") || strings.HasPrefix(arg, "cpi")
+}
 
 // nameGateway completes req from join's argument, and replaces where a token is
 // with the token.
 func nameGateway(req *agent.JoinRequest, arg string, stdin io.Reader, stderr io.Writer) error {
-	switch {
-	case arg != "-" && !strings.HasPrefix(arg, "@") && !strings.HasPrefix(arg, tokenStart):
-		req.URL = arg
-		if req.Invite == "" {
-			return nil
-		}
-	case req.Invite != "":
-		return fmt.Errorf("reading the arguments: %w", &hinted{errors.Join(errors.New("the token is given twice"), agent.ErrUsage), "--invite goes with a URL"})
-	default:
+	if isToken(arg) {
 		req.Invite = arg
+	} else {
+		req.URL = arg
+	}
+	if req.Invite == "" {
+		return nil
 	}
 	token, err := readToken(req.Invite, stdin, stderr)
 	if err != nil {

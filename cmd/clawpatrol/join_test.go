@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -41,15 +40,17 @@ func TestNameGateway_TokenOrURL(t *testing.T) {
 		}
 	}
 	for what, c := range map[string][3]string{
-		"nothing on standard input": {"-", "", "\n"}, "twice": {"-", "cpi1_x", "cpi1_y\n"}, "no such file": {"@" + file + "x", "", ""}, "a directory": {"@" + filepath.Dir(file), "", ""},
+		"nothing on standard input": {"-", "", "\n"}, "no such file": {"@" + file + "x", "", ""}, "a directory": {"@" + filepath.Dir(file), "", ""},
 	} {
 		req := agent.JoinRequest{Invite: c[1]}
 		err := nameGateway(&req, c[0], strings.NewReader(c[2]), new(bytes.Buffer))
 		if err == nil || strings.Contains(err.Error(), "cpi1_") || (what != "a directory" && hint(err) == "") {
 			t.Errorf("%s: %v (%s)", what, err, hint(err))
 		}
-		if what == "twice" && !errors.Is(err, agent.ErrUsage) {
-			t.Errorf("%s: %v is not wrong usage", what, err)
+	}
+	for _, arg := range []string{"-", "@" + file, "cpi1_x"} {
+		if code, stdout, stderr := execute(t, "join", arg, "--invite", "cpi1_y"); code != 2 || stdout != "" || !strings.Contains(stderr, "given twice\nhint: ") {
+			t.Errorf("%s and --invite: exit status %d, %q, %q", arg, code, stdout, stderr)
 		}
 	}
 }

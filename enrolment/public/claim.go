@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"path"
 	"slices"
+	"time"
 
 	"github.com/clawpatrol/clawpatrol/enrolment"
 	"github.com/clawpatrol/clawpatrol/enrolment/invites"
@@ -18,6 +19,12 @@ const (
 	// keepalive is WireGuard's persistent keepalive: below the 30 s after which
 	// common NATs forget a UDP mapping.
 	keepalive = 25 // seconds
+
+	// handshakeWait is how long after start an invite's approval waits for the
+	// first handshake. An agent host polls when its claims are done, for which it
+	// needs half of that where a family is dead; with a tunnel, it has shaken hands
+	// by then.
+	handshakeWait = 10 * time.Second
 
 	retryInvited = 1  // seconds until the next poll while an invite is about to approve
 	retryPending = 2  // seconds until the next poll while someone may be about to approve
@@ -157,11 +164,11 @@ func (h *handler) poll(w http.ResponseWriter, r *http.Request) {
 
 // approveInvited approves a registration that an invite approves in advance,
 // once its pin is complete: a handshake has sealed it, and so it has the address
-// of this host's datagrams too; or no more claims can come. Then it returns the
-// registration as it has become. Where the policy does not have one of the
-// profiles, the registration waits for an operator.
+// of the host's datagrams too; or the host has had time for its claims, and makes
+// no tunnel yet. It returns the registration as it is then. Where the policy does
+// not have one of the profiles, the registration waits for an operator.
 func (h *handler) approveInvited(ctx context.Context, reg *registry.Registration) *registry.Registration {
-	if reg.State != registry.Pending || len(reg.Invited) == 0 || !reg.PinSealed && h.Now().Sub(reg.CreatedAt) <= registry.ClaimWindow {
+	if reg.State != registry.Pending || len(reg.Invited) == 0 || !reg.PinSealed && h.Now().Sub(reg.CreatedAt) <= handshakeWait {
 		return reg
 	}
 	if _, ok := invites.Unknown(h.Policy(), reg.Invited); !ok {
