@@ -374,3 +374,22 @@ func TestI08_AnEmptyPinAllowsNothing(t *testing.T) {
 	w.blames(t, a, pinned, "a handshake initiation")
 	a.silent(t, pinned)
 }
+
+// Blocked and approved again at once: the device knows no timestamps of the life
+// before, and the registry has not stored the newest yet.
+func TestI08_ARecordedInitiationBlocksNobodyAfterReapproval(t *testing.T) {
+	w := openWatch(t, wireguard.Config{})
+	a := newRoamingAgent(t, w.Tunnel, 1, pinned)
+	setPeers(t, w.Tunnel, a)
+	w.arrives(t, a)
+	a.peer.Life++
+	setPeers(t, w.Tunnel, a)
+	attacker := newRoamingBind(t, w.Tunnel, moved)
+	attacker.raw(t, a.bind.last(device.MessageInitiationType))
+	w.nothing(t)
+	if c := w.Counters(); c.Recorded != 1 || attacker.answers(moved) != 0 {
+		t.Errorf("%+v", c)
+	}
+	a.dev.LookupPeer(w.PublicKey()).ExpireCurrentKeypairs()
+	w.arrives(t, a)
+}
