@@ -40,6 +40,10 @@ const (
 	maxFlowConfigs    = 4096              // TLS configurations kept, one per registration and host
 	maxFrame          = 16 << 10          // SETTINGS_MAX_FRAME_SIZE towards agents, the least there is (RFC 9113 section 4.2): net/http keeps room for the longest frame seen
 
+	// maxUploadBuffer is the HTTP/2 window of an agent's connection and of each of
+	// its streams: what it can make the gateway hold of bodies that nobody takes.
+	maxUploadBuffer = 512 << 10
+
 	// maxShare is how many of what is kept for each registration and host one
 	// registration may have: with a wildcard it chooses the hosts.
 	maxShare = 256
@@ -112,7 +116,12 @@ func New(cfg Config) (*Handler, error) {
 		MaxHeaderBytes: maxHeaderBytes,
 		// What net/http has to say quotes what agents sent.
 		ErrorLog: log.New(io.Discard, "", 0),
-		HTTP2:    &http.HTTP2Config{MaxConcurrentStreams: maxStreams, MaxReadFrameSize: maxFrame},
+		HTTP2: &http.HTTP2Config{
+			MaxConcurrentStreams:          maxStreams,
+			MaxReadFrameSize:              maxFrame,
+			MaxReceiveBufferPerStream:     maxUploadBuffer,
+			MaxReceiveBufferPerConnection: maxUploadBuffer,
+		},
 	}
 	//lint:ignore SA1019 http.Server has another way to say this, but see serveH2
 	h.h2 = &http2.Server{IdleTimeout: agentIdleTimeout}

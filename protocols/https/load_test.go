@@ -36,6 +36,9 @@ func TestI16_WhatSlowAgentsMakeTheGatewayHoldIsBounded(t *testing.T) {
 	if most := maxInFlight * maxStreamBuffer; most > 512<<20 {
 		t.Errorf("one registration can make the gateway hold %d MiB of answers", most>>20)
 	}
+	if most := maxInFlight * maxUploadBuffer; most > 512<<20 {
+		t.Errorf("one registration can make the gateway hold %d MiB of bodies", most>>20)
+	}
 }
 
 func TestI02_InjectionPrintsNoSecret(t *testing.T) {
