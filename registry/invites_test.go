@@ -1,7 +1,11 @@
 package registry_test
 
 import (
+	"context"
+	"crypto/rand"
 	"errors"
+	"fmt"
+	mathrand "math/rand/v2"
 	"net/netip"
 	"slices"
 	"strings"
@@ -400,4 +404,104 @@ func TestInvite_VoidRacesApproval(t *testing.T) {
 		}
 	}
 	t.Logf("outcomes %v", outcomes)
+}
+
+// invitesDir tells a re-executed test binary to use invites until it is killed.
+const invitesDir = "REGISTRY_TEST_INVITES_DIR"
+
+// inviteForever makes, uses and voids invites from several goroutines, and prints
+// one line for each change, once it is acknowledged.
+func inviteForever(dir string) error {
+	ctx := context.Background()
+	db, err := registry.Open(ctx, config(dir, nil))
+	if err != nil {
+		return err
+	}
+	failed := make(chan error)
+	var round sync.Once
+	for range 3 {
+		go func() {
+			for {
+				failed <- func() error {
+					id := registry.InviteID("i_" + rand.Text())
+					if err := db.AddInvite(ctx, registry.Invite{ID: id, Profiles: []string{"ci"}, Uses: 1, ExpiresAt: time.Now().Add(time.Hour)}); err != nil {
+						return err
+					}
+					fmt.Printf("made %s\n", id)
+					n := starting(rand.Text(), newSource())
+					n.Invite = id
+					r, err := db.Enrol(ctx, n)
+					if err != nil {
+						return err
+					}
+					fmt.Printf("used %s %s\n", id, r.ID)
+					if err := db.ApproveInvited(ctx, r.ID); err != nil {
+						return err
+					}
+					fmt.Printf("approved %s %s\n", id, r.ID)
+					if err := db.VoidInvite(ctx, id); err != nil {
+						return err
+					}
+					fmt.Printf("voided %s\n", id)
+					if err := db.Revoke(ctx, r.ID); err != nil { // makes room
+						return err
+					}
+					round.Do(func() { fmt.Println("round") })
+					return nil
+				}()
+			}
+		}()
+	}
+	for {
+		if err := <-failed; err != nil {
+			return err
+		}
+	}
+}
+
+// TestI17_KilledAtAnyInstantUsesAnInviteOnceOrNotAtAll: the use of an invite and
+// the registration that it makes are there together, or neither is; what was
+// acknowledged is there.
+func TestI17_KilledAtAnyInstantUsesAnInviteOnceOrNotAtAll(t *testing.T) {
+	dir := stateDir(t)
+	for range 5 {
+		lines := killed(t, invitesDir, dir, time.Duration(mathrand.IntN(60))*time.Millisecond)
+		db, err := registry.Open(t.Context(), config(dir, nil))
+		if err != nil {
+			t.Fatal(err)
+		}
+		all, err := db.Invites(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		invites := make(map[string]registry.Invite)
+		made := make(map[registry.InviteID]int)
+		for _, r := range db.Snapshot().All() {
+			made[r.Invite]++
+		}
+		for _, i := range all {
+			invites[string(i.ID)] = i
+			if made[i.ID] != i.Used {
+				t.Errorf("%+v is used by %d registrations", i, made[i.ID])
+			}
+		}
+		for _, line := range lines {
+			f := strings.Fields(line)
+			if len(f) < 2 {
+				continue
+			}
+			i, ok := invites[f[1]]
+			switch {
+			case !ok:
+				t.Errorf("%s: the invite is gone", line)
+			case f[0] == "used" && i.Used != 1, f[0] == "voided" && i.VoidedAt.IsZero():
+				t.Errorf("%s: %+v", line, i)
+			case f[0] == "approved" && get(t, db, registry.ID(f[2])).State == registry.Pending:
+				t.Errorf("%s: it is pending again", line)
+			}
+		}
+		if err := db.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
