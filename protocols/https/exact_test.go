@@ -150,6 +150,18 @@ func TestNothingIsAddedOrLost(t *testing.T) {
 			"GET / HTTP/1.1\r\nHost: api.example.com\r\n" + auth + "\r\n\r\n",
 			ok, ok,
 		}, {
+			"Pragma alone",
+			"GET / HTTP/1.1\r\nHost: api.example.com\r\nPragma: no-cache\r\n\r\n",
+			"GET / HTTP/1.1\r\nHost: api.example.com\r\nPragma: no-cache\r\n" + auth + "\r\n\r\n",
+			"HTTP/1.1 200 OK\r\nPragma: no-cache\r\nContent-Length: 0\r\n\r\n",
+			"HTTP/1.1 200 OK\r\nPragma: no-cache\r\nContent-Length: 0\r\n\r\n",
+		}, {
+			"Pragma and Cache-Control",
+			"GET / HTTP/1.1\r\nHost: api.example.com\r\nPragma: no-cache\r\nCache-Control: no-cache\r\n\r\n",
+			"GET / HTTP/1.1\r\nHost: api.example.com\r\nPragma: no-cache\r\nCache-Control: no-cache\r\n" + auth + "\r\n\r\n",
+			"HTTP/1.1 200 OK\r\nPragma: no-cache\r\ncache-control: no-cache\r\nContent-Length: 0\r\n\r\n",
+			"HTTP/1.1 200 OK\r\nPragma: no-cache\r\nCache-Control: no-cache\r\nContent-Length: 0\r\n\r\n",
+		}, {
 			"GET with a body",
 			"GET /x HTTP/1.1\r\nHost: api.example.com\r\nContent-Length: 2\r\n\r\nhi",
 			"GET /x HTTP/1.1\r\nHost: api.example.com\r\nContent-Length: 2\r\n" + auth + "\r\n\r\nhi",

@@ -106,7 +106,7 @@ func (a *agentConn) parse(head []byte) (r *http.Request, hosts []string, err err
 	if reason := checkHead(head); reason != "" {
 		return nil, nil, badRequest(reason)
 	}
-	hosts = hostFields(head)
+	hosts = fieldValues(head, "Host")
 	buffered := a.br.Buffered()
 	if r, err = http.ReadRequest(a.br); err != nil || buffered-a.br.Buffered() != len(head) {
 		return nil, nil, badRequest("the request is malformed")
@@ -114,23 +114,31 @@ func (a *agentConn) parse(head []byte) (r *http.Request, hosts []string, err err
 	if len(hosts) > 0 && r.URL.Host == "" && hosts[0] != r.Host {
 		return nil, nil, badRequest("the request's Host is malformed")
 	}
+	dropAdded(r.Header, head)
 	if expect := r.Header["Expect"]; len(expect) > 0 && expect[0] != "" && !hasToken(expect[:1], "100-continue") { // RFC 9110 section 10.1.1
 		return nil, nil, &unreadable{http.StatusExpectationFailed, "the request's expectation is not known"}
 	}
 	return r, hosts, nil
 }
 
-// hostFields returns the values of the Host fields of a head that checkHead has
-// no objection to.
-func hostFields(head []byte) (hosts []string) {
-	_, head, _ = bytes.Cut(head, []byte("\r\n")) // the request line
+// fieldValues returns the values of the fields of that name in a head.
+func fieldValues(head []byte, name string) (values []string) {
+	_, head, _ = bytes.Cut(head, []byte("\n")) // the first line
 	for len(head) > 0 {
 		var line []byte
-		line, head, _ = bytes.Cut(head, []byte("\r\n"))
-		if len(line) <= len("Host") || line[len("Host")] != ':' || !bytes.EqualFold(line[:len("Host")], []byte("Host")) {
+		line, head, _ = bytes.Cut(head, []byte("\n"))
+		if len(line) <= len(name) || line[len(name)] != ':' || !sameField(string(line[:len(name)]), name) {
 			continue
 		}
-		hosts = append(hosts, string(bytes.TrimSpace(line[len("Host:"):])))
+		values = append(values, string(bytes.TrimSpace(line[len(name)+1:])))
 	}
-	return hosts
+	return values
+}
+
+// dropAdded takes the Cache-Control out of header that net/http puts beside
+// "Pragma: no-cache" where head, what it has read, has none.
+func dropAdded(header http.Header, head []byte) {
+	if len(header["Pragma"]) > 0 && len(header["Cache-Control"]) == 1 && len(fieldValues(head, "Cache-Control")) == 0 {
+		delete(header, "Cache-Control")
+	}
 }

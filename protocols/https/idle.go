@@ -82,15 +82,21 @@ func (p *h1Pool) tend() {
 	p.soon = false
 	next := upstreamIdleTimeout
 	kept := p.idle[:0]
-	for _, u := range p.idle {
+	spare := len(p.idle) - steadyIdle
+	for i, u := range p.idle {
+		limit := upstreamIdleTimeout
+		if i < spare {
+			limit = spareIdleTimeout
+		}
 		switch {
-		case u.parked != nil && !now.Before(u.until):
+		case u.parked != nil && now.Sub(u.since) >= limit:
 			u.hangUp()
 			continue
 		case u.parked != nil:
-			next = min(next, u.until.Sub(now))
+			next = min(next, limit-now.Sub(u.since))
 		case u.settled:
-			u.until = now.Add(upstreamIdleTimeout)
+			u.since = now
+			next = min(next, limit)
 			u.park()
 		default:
 			u.settled, p.soon = true, true

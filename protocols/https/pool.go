@@ -19,8 +19,10 @@ import (
 const (
 	dialTimeout         = 10 * time.Second
 	upstreamIdleTimeout = 100 * time.Second // SPEED: at least 90 s
-	maxIdlePerPool      = 64
-	continueTimeout     = time.Second // wait for 100 Continue; then the body goes (RFC 9110 section 10.1.1)
+	maxIdlePerPool      = 256
+	steadyIdle          = 64               // of them for upstreamIdleTimeout
+	spareIdleTimeout    = 10 * time.Second // of the others
+	continueTimeout     = time.Second      // wait for 100 Continue; then the body goes (RFC 9110 section 10.1.1)
 	maxPools            = 4096
 
 	// maxUpstream is how many connections upstream a registration may have, those

@@ -104,7 +104,7 @@ func TestIdleConnectionIsParkedAndUsedAgain(t *testing.T) {
 	p.put(u)
 	eventually(t, "it is parked", parked)
 	p.mu.Lock()
-	u.until = time.Now()
+	u.since = time.Now().Add(-upstreamIdleTimeout)
 	p.mu.Unlock()
 	p.tend()
 	eventually(t, "it is closed", func() bool { return live.Load() == 0 })
@@ -113,4 +113,25 @@ func TestIdleConnectionIsParkedAndUsedAgain(t *testing.T) {
 	if len(p.idle) > 0 {
 		t.Errorf("%d are kept", len(p.idle))
 	}
+}
+
+// A burst leaves connections behind: those beyond the steady number go soon.
+func TestI16_SpareIdleConnectionsGoSoon(t *testing.T) {
+	p, open, live := idleWorld(t)
+	defer p.close()
+	for range steadyIdle + 5 {
+		p.put(open())
+	}
+	eventually(t, "all are parked", func() bool {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		return !p.soon && p.idle[len(p.idle)-1].parked != nil
+	})
+	p.mu.Lock()
+	for _, u := range p.idle {
+		u.since = u.since.Add(-spareIdleTimeout)
+	}
+	p.mu.Unlock()
+	p.tend()
+	eventually(t, "the spare ones are closed", func() bool { return live.Load() == steadyIdle })
 }

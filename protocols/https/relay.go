@@ -49,7 +49,7 @@ func (x *exchange) relay(resp *http.Response) {
 	default:
 		f.after(smallPatience)
 	}
-	err := x.copyBody(&f, resp.Body)
+	err := x.copyBody(&f, resp)
 	if err == nil && x.out != resp.ContentLength {
 		err = x.ctx.Err() // an agent that has left did not get it whole
 	}
@@ -90,14 +90,19 @@ func (x *exchange) trailerRelayed(name string) bool {
 
 // copyBody copies until the body ends. What one read returned is flushed before
 // the next: an event or a message never waits for the one after it. A read that
-// also brings the end is not flushed, so that a small response is one write.
-func (x *exchange) copyBody(f *flusher, body io.Reader) error {
+// also brings the end is not flushed, so that a small response is one write; nor,
+// for a moment, is the last of a length that was announced.
+func (x *exchange) copyBody(f *flusher, resp *http.Response) error {
 	buf := copyBuffers.Get().(*[copyBuffer]byte)
 	defer copyBuffers.Put(buf)
 	for {
-		n, err := body.Read(buf[:])
+		n, err := resp.Body.Read(buf[:])
 		if n > 0 {
-			written, werr := f.write(x.w, buf[:n], err == nil)
+			last := x.out+int64(n) == resp.ContentLength
+			written, werr := f.write(x.w, buf[:n], err == nil && !last)
+			if last && err == nil {
+				f.after(headPatience)
+			}
 			x.out += int64(written)
 			if werr != nil {
 				return werr

@@ -79,9 +79,13 @@ func (t *trip) run() (*http.Response, error) {
 	}
 	t.answered = true
 	for {
+		head := u.peekHead()
 		resp, err := http.ReadResponse(u.br, t.out)
 		if err != nil {
 			return nil, t.fail(err)
+		}
+		if head != nil {
+			dropAdded(resp.Header, head)
 		}
 		if resp.StatusCode == http.StatusSwitchingProtocols {
 			u.head.left = -1

@@ -26,7 +26,7 @@ type upstream struct {
 
 	// Of the idle list, guarded by its mu.
 	settled bool          // has been idle for a while
-	until   time.Time     // when it has been idle for too long; once it is parked
+	since   time.Time     // when it was parked
 	parked  chan struct{} // closed when the goroutine that waits for the upstream to hang up has ended; nil without one
 	dead    atomic.Bool   // it has
 }
@@ -36,6 +36,24 @@ func newUpstream(p *h1Pool, conn *tls.Conn, s *socket) *upstream {
 	u.head.from = conn
 	u.br = bufio.NewReaderSize(&u.head, upstreamBuffer)
 	return u
+}
+
+// peekHead waits for the head of a response and returns it, valid until
+// something but a head is read; nil where it is longer than the buffer, or does
+// not come.
+func (u *upstream) peekHead() []byte {
+	for seen := 0; ; {
+		b, _ := u.br.Peek(u.br.Buffered())
+		if end := headEnd(b, seen); end > 0 {
+			return b[:end]
+		}
+		if seen = len(b); seen == u.br.Size() {
+			return nil
+		}
+		if _, err := u.br.Peek(seen + 1); err != nil {
+			return nil
+		}
+	}
 }
 
 // close ends the connection at once, whoever is using it. What was under way is
