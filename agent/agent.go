@@ -65,6 +65,8 @@ type Agent struct {
 	cfg   Config
 	paths paths
 	outMu sync.Mutex // held to write to cfg.Out
+
+	unprivileged bool // its enrolment serves `clawpatrol run` only, see NewForRun
 }
 
 // New returns the agent of a host. It reads and changes nothing.

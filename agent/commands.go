@@ -57,7 +57,14 @@ func (a *Agent) enrolled() (*state, *session, error) {
 		}
 		pin = &f
 	}
-	return st, newSession(u, pin, a.cfg.Lookup, a.cfg.Now), nil
+	s := newSession(u, pin, a.cfg.Lookup, a.cfg.Now)
+	if a.unprivileged {
+		s.dialTo = plainDialer
+	}
+	if st.Claim != nil {
+		s.claimed(st)
+	}
+	return st, s, nil
 }
 
 // Down takes the tunnel down, in whichever process holds it, and keeps the

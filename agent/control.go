@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"sync"
@@ -66,13 +67,14 @@ func checkLock(p paths, f *os.File) error {
 
 // controlRequest is what another command asks the process that holds the tunnel.
 type controlRequest struct {
-	Do string `json:"do"` // status, down
+	Do string `json:"do"` // status, down, repin
 }
 
 type controlReply struct {
-	Status *Status `json:"status,omitempty"`
-	Error  string  `json:"error,omitempty"`
-	Hint   string  `json:"hint,omitempty"`
+	Status *Status      `json:"status,omitempty"`
+	Seen   []netip.Addr `json:"seen,omitempty"`
+	Error  string       `json:"error,omitempty"`
+	Hint   string       `json:"hint,omitempty"`
 }
 
 // controlAddress reaches the socket through its directory: a state directory may
@@ -89,6 +91,7 @@ func controlAddress(p paths) (addr string, closeDir func(), err error) {
 type control struct {
 	status func() *Status
 	down   func() // asks the holder to stop
+	repin  func() ([]netip.Addr, error)
 
 	ln      *net.UnixListener
 	stopped chan struct{} // closed when the holder has undone the tunnel
@@ -156,6 +159,11 @@ func (c *control) serve(conn *net.UnixConn) {
 		<-c.stopped
 		if c.result != nil {
 			reply.Error, reply.Hint = c.result.Error(), hintOf(c.result)
+		}
+	case "repin":
+		var err error
+		if reply.Seen, err = c.repin(); err != nil {
+			reply.Error, reply.Hint = err.Error(), hintOf(err)
 		}
 	default:
 		reply.Error = "unknown request"

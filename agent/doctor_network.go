@@ -242,7 +242,7 @@ func (d *doctor) gateway(ctx context.Context) *probeTarget {
 			var info enrolment.Info
 			began := d.a.cfg.Now()
 			var date time.Time
-			date, err = s.do(ctx, f, "GET", enrolment.PathInfo, nil, nil, &info)
+			date, err = s.do(ctx, s.clients[f], "GET", enrolment.PathInfo, nil, nil, &info)
 			if err != nil {
 				continue
 			}

@@ -44,6 +44,8 @@ const (
 	EventProfiles           = "profiles"             // Profiles: at the approval and when they change
 	EventReady              = "ready"                // all of it is done
 	EventBlocked            = "blocked"              // nothing leaves this host
+	EventRepin              = "repin"                // the gateway has seen where it is now
+	EventMoved              = "moved"                // the same: it is not where its pin says
 	EventRevoked            = "revoked"              // the same, for good
 	EventService            = "service"              // Service: systemd holds the tunnel
 	EventLeft               = "left"                 // Registration and Name, where they are known

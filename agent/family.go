@@ -5,13 +5,9 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
 	"strings"
 	"sync/atomic"
-	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // Mark is set on the sockets that must not enter the tunnel: WireGuard's own,
@@ -37,6 +33,14 @@ func familyOf(a netip.Addr) family {
 	return ipv6
 }
 
+// other is the other one.
+func (f family) other() family {
+	if f == ipv4 {
+		return ipv6
+	}
+	return ipv4
+}
+
 func (f family) String() string { return "IPv" + string(f) }
 
 // of returns the addresses of this family, in order.
@@ -54,18 +58,7 @@ const dialTimeout = 10 * time.Second
 
 // markedDialer returns a dialer whose sockets bypass the tunnel.
 func markedDialer() *net.Dialer {
-	return &net.Dialer{
-		Timeout: dialTimeout,
-		Control: func(_, _ string, c syscall.RawConn) error {
-			var err error
-			if ctl := c.Control(func(fd uintptr) {
-				err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_MARK, Mark)
-			}); ctl != nil {
-				return ctl
-			}
-			return os.NewSyscallError("setting SO_MARK", err)
-		},
-	}
+	return &net.Dialer{Timeout: dialTimeout, Control: byMark.control}
 }
 
 // lookupOriginal resolves a name of the gateway's with the resolvers the host

@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/clawpatrol/clawpatrol/enrolment"
@@ -48,10 +50,16 @@ type holder struct {
 	r       *routing
 	service bool // hand over once approved
 
-	trusted bool // the CA was installed by this process
+	trusted   bool    // the CA was installed by this process
+	connected bool    // there has been a session with the gateway
+	early     *polled // an approval that came before that
+
+	wake chan struct{} // has one where keepConnected is to look at once
+	anew atomic.Bool   // the gateway has forgotten the session
 
 	mu   sync.Mutex
 	last polled // guarded by mu
+	away *moved // nil: the host is where its pin says; guarded by mu
 }
 
 // polled is what one poll said.
@@ -65,9 +73,9 @@ type polled struct {
 func (a *Agent) hold(ctx context.Context, st *state, s *session, j *journal, service bool) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	h := &holder{a: a, st: st, s: s, j: j, service: service}
+	h := &holder{a: a, st: st, s: s, j: j, service: service, wake: make(chan struct{}, 1)}
 
-	ctl := &control{status: h.status, down: func() { cancel(errDown) }}
+	ctl := &control{status: h.status, down: func() { cancel(errDown) }, repin: func() ([]netip.Addr, error) { return h.repin(ctx) }}
 	err := h.open(ctx, ctl)
 	if err == nil {
 		defer h.t.close()
@@ -97,13 +105,19 @@ func (h *holder) open(ctx context.Context, ctl *control) (err error) {
 	if err != nil {
 		return err
 	}
-	var first netip.AddrPort
+	var (
+		first  netip.AddrPort
+		source netip.Addr
+	)
 	early, stop := context.WithTimeout(ctx, earlyLookup)
-	if e, err := cfg.endpoints(early, h.a.cfg.Lookup, h.pinned()); err == nil {
-		first = e[0] // otherwise connect tells, or goes on trying
+	if e, err := cfg.endpoints(early, h.a.cfg.Lookup, h.s.where.families()); err == nil {
+		// Otherwise connect tells, or goes on trying.
+		if from, here := h.s.where.known(e[0].Addr()); here {
+			first, source = e[0], from
+		}
 	}
 	stop()
-	if h.t, err = openTunnel(h.j, cfg, first); err != nil {
+	if h.t, err = openTunnel(h.j, cfg, first, source); err != nil {
 		return err
 	}
 	if h.r, err = newRouting(h.t); err != nil {
@@ -135,18 +149,24 @@ func (h *holder) run(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := h.connect(ctx, time.Time{}, !h.st.Approved); err != nil {
-		return h.stopped(ctx, err)
+	var connected chan struct{} // an approved host may be blocked, and has to hear of it
+	if h.st.Approved {
+		connected = make(chan struct{})
+	} else {
+		if err := h.connect(ctx, time.Time{}, true); err != nil {
+			return h.stopped(ctx, err)
+		}
+		if err := h.route(ctx); err != nil {
+			return err
+		}
+		h.connected = true
+		h.a.tell(Event{Event: EventTunnelUp}, "tunnel up")
 	}
-	if err := h.route(ctx); err != nil {
-		return err
-	}
-	h.a.tell(Event{Event: EventTunnelUp}, "tunnel up")
 
 	polls := make(chan polled)
 	changed := make(chan struct{}, 1)
 	background.Go(func() { h.poll(ctx, polls) })
-	background.Go(func() { h.keepConnected(ctx) })
+	background.Go(func() { h.keepConnected(ctx, connected) })
 	background.Go(func() {
 		if err := watchHost(ctx, changed); err != nil {
 			h.a.say("%v; looking every %s instead", err, tickEvery)
@@ -160,11 +180,16 @@ func (h *holder) run(ctx context.Context) error {
 			return h.stopped(ctx, context.Cause(ctx))
 		case <-h.t.dev.Wait():
 			return errors.Join(errTunnelGone, h.r.seal(h.a.cfg.checkpoint))
+		case <-connected:
+			if err := h.up(ctx); err != nil {
+				return err
+			}
 		case p := <-polls:
 			if err := h.polled(ctx, p); err != nil {
 				return err
 			}
 		case <-changed:
+			h.look()
 			if err := sleep(ctx, settle); err != nil {
 				return h.stopped(ctx, err)
 			}
@@ -177,6 +202,18 @@ func (h *holder) run(ctx context.Context) error {
 
 // errStoppedEarly is returned by a join that was told to stop too soon.
 var errStoppedEarly = withHint(errors.New("stopped before the registration was approved"), "clawpatrol join again goes on with it, clawpatrol leave gives it up")
+
+// up follows the first session of a host that was approved before.
+func (h *holder) up(ctx context.Context) error {
+	h.connected = true
+	h.a.tell(Event{Event: EventTunnelUp}, "tunnel up")
+	if h.early == nil {
+		return nil
+	}
+	p := *h.early
+	h.early = nil
+	return h.approved(ctx, p.resp, enrolment.PollResponse{})
+}
 
 // stopped turns being told to stop into success, if there was anything to stop.
 func (h *holder) stopped(ctx context.Context, err error) error {
@@ -213,8 +250,17 @@ func (h *holder) repair(ctx context.Context) {
 
 // poll asks the gateway for the registration's state until ctx ends.
 func (h *holder) poll(ctx context.Context, out chan<- polled) {
+	blocked := false
 	for {
 		resp, err := h.s.poll(ctx, h.st)
+		if err == nil && resp.State == stateBlocked && !blocked {
+			// From where this host is in the other family, too: an operator who wants to
+			// pin it there needs both, and blocked is what it is already.
+			for _, f := range h.s.where.families() {
+				_, _ = h.s.pollOver(ctx, h.s.clients[f], h.st)
+			}
+		}
+		blocked = err == nil && resp.State == stateBlocked
 		select {
 		case out <- polled{resp, err}:
 		case <-ctx.Done():
@@ -243,8 +289,12 @@ func (h *holder) polled(ctx context.Context, p polled) error {
 	h.mu.Unlock()
 
 	if p.err != nil {
-		if ctx.Err() != nil {
-			return nil
+		var away *moved
+		if ctx.Err() != nil || (errors.As(p.err, &away) && h.st.Approved) {
+			return nil // connect tells that
+		}
+		if away != nil {
+			return withHint(fmt.Errorf("the registration %s cannot be approved any more: %w", oneLine(h.st.Registration), away), "run clawpatrol join again to ask anew")
 		}
 		if errors.Is(p.err, errRefused) && !h.st.Approved {
 			if h.a.cfg.Now().After(h.st.ExpiresAt) {
@@ -261,25 +311,75 @@ func (h *holder) polled(ctx context.Context, p polled) error {
 		}
 		return nil
 	}
+	if err := h.follow(p.resp); err != nil {
+		return err
+	}
 	switch p.resp.State {
 	case statePending:
 		if before.resp.State != statePending {
 			h.a.tell(Event{Event: EventWaitingForApproval}, "waiting for approval")
 		}
 	case stateApproved:
+		if before.resp.State == stateBlocked {
+			h.anew.Store(true)
+			h.look()
+		}
+		if !h.connected {
+			h.early = &p
+			return nil
+		}
 		return h.approved(ctx, p.resp, before.resp)
 	case stateBlocked, stateRevoked:
+		h.early = nil
 		if !h.st.Approved {
 			return withHint(fmt.Errorf("the registration %s is %s", oneLine(h.st.Registration), p.resp.State), "ask an operator to approve it again; if this host's address changes while it enrols, keep it from doing so")
 		}
 		if before.resp.State != p.resp.State {
-			h.a.tell(Event{Event: p.resp.State, Hint: "this host's addresses may have changed; an operator can approve it again in the dashboard"},
-				"%s: nothing leaves this host", p.resp.State)
+			h.a.tell(Event{Event: p.resp.State, Hint: "an operator sees why in the dashboard, and can approve it again"},
+				"%s: nothing leaves this host%s", p.resp.State, because(p.resp))
 		}
 	default:
 		return fmt.Errorf("the gateway says that this registration is %q, which this program does not know", oneLine(p.resp.State))
 	}
 	return nil
+}
+
+// because is the gateway's own word on why a registration is blocked.
+func because(resp enrolment.PollResponse) string {
+	if resp.Reason == "" {
+		return ""
+	}
+	return "; " + oneLine(resp.Reason)
+}
+
+// follow takes over the pin that the gateway tells of a registration that is not
+// blocked, and keeps what has been learnt about the ways there.
+func (h *holder) follow(resp enrolment.PollResponse) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	next := *h.st
+	next.Ways = h.s.where.learnt()
+	if resp.State == stateApproved {
+		next.Asking = false
+		h.s.asking.Store(false)
+	}
+	if p := resp.Pin; p != nil && *p != h.st.Claim.Pin && (p.IPv4 != "" || p.IPv6 != "") {
+		claim := *h.st.Claim
+		claim.Pin = *p
+		next.Claim = &claim
+		h.s.where.repin(*p)
+		next.Ways = h.s.where.learnt()
+		for _, f := range h.s.where.families() {
+			h.a.sayAddress(*p, f)
+		}
+		h.anew.Store(true)
+		h.look()
+	}
+	if next.Claim == h.st.Claim && next.Asking == h.st.Asking && maps.EqualFunc(next.Ways, h.st.Ways, slices.Equal) {
+		return nil
+	}
+	h.st.Claim, h.st.Asking, h.st.Ways = next.Claim, next.Asking, next.Ways
+	return saveState(h.a.paths, h.st)
 }
 
 // approved installs what an approved host needs, the first time, and follows the
@@ -309,8 +409,9 @@ func (h *holder) approved(ctx context.Context, now, before enrolment.PollRespons
 	if !h.st.Approved {
 		h.mu.Lock() // status reads it
 		h.st.Approved = true
+		err := saveState(h.a.paths, h.st)
 		h.mu.Unlock()
-		if err := saveState(h.a.paths, h.st); err != nil {
+		if err != nil {
 			return err
 		}
 		h.a.cfg.checkpoint("approved")

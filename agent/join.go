@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net/http"
+	"net/netip"
 	"os"
 	"strings"
 	"time"
@@ -141,6 +142,9 @@ func (a *Agent) resume(ctx context.Context, s *session, dest destination) (*stat
 	if !sameGateway(enrolledAt, dest.url) || (dest.ca != nil && st.GatewayCA != dest.ca.String()) {
 		return nil, withHint(fmt.Errorf("this host is enrolled with %s, CA %s", oneLine(st.URL), oneLine(st.GatewayCA)), "run clawpatrol leave first")
 	}
+	if st.Claim != nil {
+		s.claimed(st)
+	}
 	if st.Approved {
 		a.sayEnrolled(st)
 		return st, nil
@@ -155,8 +159,11 @@ func (a *Agent) resume(ctx context.Context, s *session, dest destination) (*stat
 	} else {
 		_, err = s.poll(ctx, st)
 	}
-	var refused *statusError
-	if errors.Is(err, errRefused) || (errors.As(err, &refused) && refused.status == http.StatusConflict) {
+	var (
+		refused *statusError
+		away    *moved
+	)
+	if errors.Is(err, errRefused) || errors.As(err, &away) || (errors.As(err, &refused) && refused.status == http.StatusConflict) {
 		a.say("the earlier registration %s is no longer pending; enrolling anew", oneLine(st.Registration))
 		return nil, a.forgetState()
 	}
@@ -257,6 +264,9 @@ func (a *Agent) reach(ctx context.Context, s *session, dest destination) (enrolm
 		}
 		info, err := s.info(ctx, f)
 		if err == nil {
+			err = s.bypass().lasting(f.of(addrs)[0])
+		}
+		if err == nil {
 			return info, f, nil
 		}
 		// Of two failures the one that says more than "unreachable" is told.
@@ -289,12 +299,12 @@ func (a *Agent) claimAll(ctx context.Context, s *session, st *state) error {
 		if f == st.Family || len(f.of(addrs)) == 0 {
 			continue
 		}
-		other, err := a.claimOther(ctx, s, f, st)
+		other, err := a.claimOther(ctx, s, f, f.of(addrs)[0], st)
 		if err != nil {
 			if ctx.Err() != nil {
 				return context.Cause(ctx)
 			}
-			a.say("%s is not pinned: %v", f, err)
+			a.tell(Event{Event: EventNote, Hint: hintOf(err)}, "%s is not pinned: %v", f, err)
 			continue
 		}
 		if other.WireGuard.PublicKey != claim.WireGuard.PublicKey {
@@ -304,16 +314,25 @@ func (a *Agent) claimAll(ctx context.Context, s *session, st *state) error {
 		a.sayAddress(claim.Pin, f)
 	}
 	st.Claim = claim
-	if _, err := newTunnelConfig(st); err != nil {
+	cfg, err := newTunnelConfig(st)
+	if err != nil {
 		st.Claim = nil
 		return err
 	}
+	if at, err := a.cfg.Lookup(ctx, cfg.host); err == nil {
+		addrs = append(addrs, at...)
+	}
+	st.Ways = s.bypass().waysTo(addrs)
+	s.claimed(st)
 	return saveState(a.paths, st)
 }
 
-func (a *Agent) claimOther(ctx context.Context, s *session, f family, st *state) (*enrolment.ClaimResponse, error) {
+func (a *Agent) claimOther(ctx context.Context, s *session, f family, at netip.Addr, st *state) (*enrolment.ClaimResponse, error) {
 	ctx, cancel := context.WithTimeout(ctx, otherFamilyTimeout)
 	defer cancel()
+	if err := s.bypass().lasting(at); err != nil {
+		return nil, err
+	}
 	claim, err := s.claim(ctx, f, st)
 	if err != nil {
 		return nil, err

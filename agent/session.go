@@ -15,6 +15,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/clawpatrol/clawpatrol/enrolment"
@@ -48,11 +49,18 @@ func (e *statusError) Error() string {
 // time and never through the tunnel. No request leaves before the gateway has
 // proven its identity; no proxy is used and no redirect followed (I11).
 type session struct {
-	url     *url.URL
-	lookup  func(ctx context.Context, host string) ([]netip.Addr, error)
-	now     func() time.Time
-	clients map[family]*http.Client
-	id      identity
+	url    *url.URL
+	lookup func(ctx context.Context, host string) ([]netip.Addr, error)
+	now    func() time.Time
+	id     identity
+
+	// where decides what a request that carries the registration's name may leave
+	// from. nil: nothing is pinned yet.
+	where  *whereabouts
+	asking atomic.Bool // for another pin: such requests may leave from anywhere
+
+	clients map[family]*http.Client      // for what carries no name, and while asking
+	proven  map[family]*http.Client      // for the rest
 	dialTo  func(netip.Addr) *net.Dialer // which bypasses the tunnel; nil: by mark
 }
 
@@ -91,28 +99,34 @@ func newSession(u *url.URL, pin *fingerprint, lookup func(context.Context, strin
 
 // connect makes the HTTP side of it.
 func (s *session) connect() {
-	s.clients = make(map[family]*http.Client)
+	s.clients, s.proven = make(map[family]*http.Client), make(map[family]*http.Client)
 	for _, f := range families {
-		s.clients[f] = &http.Client{
-			Timeout: requestTimeout,
-			Transport: &http.Transport{
-				Proxy:                  nil, // the environment's would see the traffic
-				DialContext:            s.dialer(f),
-				TLSClientConfig:        s.id.tlsConfig(),
-				TLSHandshakeTimeout:    dialTimeout,
-				MaxResponseHeaderBytes: 16 << 10,
-				MaxConnsPerHost:        1, // one connection: one source address
-				IdleConnTimeout:        90 * time.Second,
-				DisableCompression:     true,
-			},
-			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-		}
+		s.clients[f] = s.client(s.dialer(f))
+		s.proven[f] = s.client(s.dialFrom(f, s.whereabouts))
+	}
+}
+
+func (s *session) client(dial func(context.Context, string, string) (net.Conn, error)) *http.Client {
+	return &http.Client{
+		Timeout: requestTimeout,
+		Transport: &http.Transport{
+			Proxy:                  nil, // the environment's would see the traffic
+			DialContext:            dial,
+			TLSClientConfig:        s.id.tlsConfig(),
+			TLSHandshakeTimeout:    dialTimeout,
+			MaxResponseHeaderBytes: 16 << 10,
+			MaxConnsPerHost:        1, // one connection: one source address
+			IdleConnTimeout:        90 * time.Second,
+			DisableCompression:     true,
+		},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 }
 
 func (s *session) close() {
-	for _, c := range s.clients {
-		c.CloseIdleConnections()
+	for _, f := range families {
+		s.clients[f].CloseIdleConnections()
+		s.proven[f].CloseIdleConnections()
 	}
 }
 
@@ -124,11 +138,62 @@ var (
 // unreachable reports whether a request failed before the gateway could say or
 // prove anything.
 func unreachable(err error) bool {
-	return errors.Is(err, errUnreachable) || errors.Is(err, errNoAddress)
+	var away *moved
+	return errors.Is(err, errUnreachable) || errors.Is(err, errNoAddress) || errors.As(err, &away)
 }
 
-// dialer returns a dial function for one family.
+// dialer returns a dial function for one family, from wherever the kernel
+// chooses.
 func (s *session) dialer(f family) func(context.Context, string, string) (net.Conn, error) {
+	return s.dialFrom(f, func(_ context.Context, to netip.Addr) (*net.Dialer, error) {
+		if s.dialTo != nil {
+			return s.dialTo(to), nil
+		}
+		return markedDialer(), nil
+	})
+}
+
+// whereabouts returns a dialer from where the pin says.
+func (s *session) whereabouts(ctx context.Context, to netip.Addr) (*net.Dialer, error) {
+	source, err := s.where.source(ctx, to)
+	if err != nil {
+		return nil, err
+	}
+	return s.dialerFrom(source), nil
+}
+
+// bypass is how its sockets get around the tunnel.
+func (s *session) bypass() bypass { return s.dialTo == nil }
+
+func (s *session) dialerFrom(source netip.Addr) *net.Dialer {
+	d := markedDialer()
+	if s.dialTo != nil {
+		d = s.dialTo(source)
+	}
+	d.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(source, 0))
+	return d
+}
+
+// seen asks the gateway, with a request that names nobody, which address it sees
+// this one of the host's as.
+func (s *session) seen(ctx context.Context, source netip.Addr) (netip.Addr, error) {
+	ctx, cancel := context.WithTimeout(ctx, otherFamilyTimeout)
+	defer cancel()
+	from := &session{url: s.url, lookup: s.lookup, now: s.now, id: s.id, dialTo: func(netip.Addr) *net.Dialer { return s.dialerFrom(source) }}
+	from.connect()
+	defer from.close()
+	info, err := from.info(ctx, familyOf(source))
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	addr, err := netip.ParseAddr(info.YourAddress)
+	if err != nil {
+		return netip.Addr{}, errors.New("reading the gateway's answer: it does not say which address it sees")
+	}
+	return addr.Unmap(), nil
+}
+
+func (s *session) dialFrom(f family, dialer func(context.Context, netip.Addr) (*net.Dialer, error)) func(context.Context, string, string) (net.Conn, error) {
 	return func(ctx context.Context, _, _ string) (net.Conn, error) {
 		addrs, err := s.lookup(ctx, s.url.Hostname())
 		if err != nil {
@@ -140,10 +205,12 @@ func (s *session) dialer(f family) func(context.Context, string, string) (net.Co
 		}
 		err = errNoAddress
 		for _, a := range f.of(addrs) {
-			var c net.Conn
-			d := markedDialer()
-			if s.dialTo != nil {
-				d = s.dialTo(a)
+			var (
+				c net.Conn
+				d *net.Dialer
+			)
+			if d, err = dialer(ctx, a); err != nil {
+				continue
 			}
 			if c, err = d.DialContext(ctx, "tcp"+string(f), net.JoinHostPort(a.String(), port)); err == nil {
 				return c, nil
@@ -156,7 +223,7 @@ func (s *session) dialer(f family) func(context.Context, string, string) (net.Co
 // info asks what the gateway is, and checks this host's clock against it.
 func (s *session) info(ctx context.Context, f family) (enrolment.Info, error) {
 	var info enrolment.Info
-	date, err := s.do(ctx, f, http.MethodGet, enrolment.PathInfo, nil, nil, &info)
+	date, err := s.do(ctx, s.clients[f], http.MethodGet, enrolment.PathInfo, nil, nil, &info)
 	if err != nil {
 		return info, err
 	}
@@ -182,33 +249,61 @@ func (s *session) start(ctx context.Context, f family, req enrolment.StartReques
 	if err != nil {
 		return resp, err
 	}
-	_, err = s.do(ctx, f, http.MethodPost, enrolment.PathStart, body, nil, &resp)
+	_, err = s.do(ctx, s.clients[f], http.MethodPost, enrolment.PathStart, body, nil, &resp)
 	return resp, err
 }
 
 // claim adds the address this family is seen from to the registration's pin.
 func (s *session) claim(ctx context.Context, f family, st *state) (*enrolment.ClaimResponse, error) {
 	var resp enrolment.ClaimResponse
-	if err := s.prove(ctx, f, enrolment.PathClaim, st, &resp); err != nil {
+	if err := s.prove(ctx, s.clients[f], enrolment.PathClaim, st, &resp); err != nil {
 		return nil, err
 	}
 	return &resp, nil
 }
 
-// poll asks where the registration stands, over start's family.
+// poll asks where the registration stands, over the first family of the pin's
+// that leads to the gateway from where the pin says.
 func (s *session) poll(ctx context.Context, st *state) (enrolment.PollResponse, error) {
+	var (
+		over    []family
+		clients = s.proven
+	)
+	switch {
+	case s.where == nil: // nothing is claimed, as far as this host knows
+		over, clients = []family{st.Family}, s.clients
+	case s.asking.Load():
+		over, clients = []family{st.Family, st.Family.other()}, s.clients
+	default:
+		over = s.where.families()
+	}
+	var first error
+	for _, f := range over {
+		resp, err := s.pollOver(ctx, clients[f], st)
+		if err == nil || !unreachable(err) {
+			return resp, err
+		}
+		// Of two families, one that has moved says more than one that is away.
+		if m := (*moved)(nil); first == nil || errors.As(err, &m) {
+			first = err
+		}
+	}
+	return enrolment.PollResponse{}, first
+}
+
+func (s *session) pollOver(ctx context.Context, c *http.Client, st *state) (enrolment.PollResponse, error) {
 	var resp enrolment.PollResponse
-	err := s.prove(ctx, st.Family, enrolment.PathPoll, st, &resp)
+	err := s.prove(ctx, c, enrolment.PathPoll, st, &resp)
 	return resp, err
 }
 
 // prove sends a request with the registration's MAC. errRefused is returned only
 // once it has lasted.
-func (s *session) prove(ctx context.Context, f family, path string, st *state, resp any) error {
+func (s *session) prove(ctx context.Context, c *http.Client, path string, st *state, resp any) error {
 	body := []byte("{}")
 	key := st.JoinCredential.Keys().MAC
 	for deadline := s.now().Add(refusedFor); ; {
-		date, err := s.do(ctx, f, http.MethodPost, path, body, func(h http.Header) {
+		date, err := s.do(ctx, c, http.MethodPost, path, body, func(h http.Header) {
 			h.Set("Authorization", enrolment.Authorize(key, st.Registration, http.MethodPost, path, body, s.now()))
 		}, resp)
 		if !errors.Is(err, errRefused) {
@@ -228,7 +323,7 @@ func (s *session) prove(ctx context.Context, f family, path string, st *state, r
 
 // do sends one request and decodes the answer into resp. It returns the
 // gateway's clock where the answer tells it.
-func (s *session) do(ctx context.Context, f family, method, path string, body []byte, header func(http.Header), resp any) (date time.Time, err error) {
+func (s *session) do(ctx context.Context, c *http.Client, method, path string, body []byte, header func(http.Header), resp any) (date time.Time, err error) {
 	req, err := http.NewRequestWithContext(ctx, method, s.url.JoinPath(path).String(), bytes.NewReader(body))
 	if err != nil {
 		return date, err
@@ -240,7 +335,7 @@ func (s *session) do(ctx context.Context, f family, method, path string, body []
 	if header != nil {
 		header(req.Header)
 	}
-	r, err := s.clients[f].Do(req)
+	r, err := c.Do(req)
 	if err != nil {
 		return date, s.explain(err)
 	}
@@ -327,6 +422,7 @@ func (s *session) explain(err error) error {
 		unknown x509.UnknownAuthorityError
 		name    x509.HostnameError
 		plain   tls.RecordHeaderError
+		away    *moved
 	)
 	if errors.As(err, &u) {
 		err = u.Err // it names the URL, which our own sentence does too
@@ -337,6 +433,8 @@ func (s *session) explain(err error) error {
 	switch {
 	case errors.Is(err, context.Canceled) || errors.Is(err, errNoAddress):
 		return err
+	case errors.As(err, &away):
+		return away
 	case errors.As(err, &h):
 		return fmt.Errorf("verifying the gateway: %w", err)
 	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:

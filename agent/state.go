@@ -38,6 +38,9 @@ type state struct {
 
 	Claim    *enrolment.ClaimResponse // nil: not claimed yet
 	Approved bool                     // has ever been
+
+	Ways   map[family][]way // that have led to the pin
+	Asking bool             // an operator for another pin, until the next approval
 }
 
 // stateFile is its form on disk: the one place outside the closures where both
@@ -58,6 +61,8 @@ type stateFile struct {
 	WireGuardKey   string                   `json:"wireguard_private_key"`
 	Claim          *enrolment.ClaimResponse `json:"claim,omitempty"`
 	Approved       bool                     `json:"approved"`
+	Ways           map[family][]way         `json:"ways,omitempty"`
+	Asking         bool                     `json:"asking,omitempty"`
 }
 
 // saveState makes s durable.
@@ -78,6 +83,8 @@ func saveState(p paths, s *state) error {
 		WireGuardKey:   base64.StdEncoding.EncodeToString(s.WireGuardKey.Reveal()),
 		Claim:          s.Claim,
 		Approved:       s.Approved,
+		Ways:           s.Ways,
+		Asking:         s.Asking,
 	}, "", "  ")
 	if err != nil {
 		return fmt.Errorf("encoding the state file: %w", err)
@@ -148,5 +155,7 @@ func decodeState(b []byte) (*state, error) {
 		WireGuardKey:   secret.New(key),
 		Claim:          f.Claim,
 		Approved:       f.Approved,
+		Ways:           f.Ways,
+		Asking:         f.Asking,
 	}, nil
 }

@@ -18,6 +18,7 @@ type Status struct {
 	Name         string        `json:"name,omitempty"`
 	UserCode     string        `json:"user_code,omitempty"` // while nobody has approved it
 	State        string        `json:"state,omitempty"`     // from the gateway; "" while it cannot be asked
+	Reason       string        `json:"reason,omitempty"`    // the gateway's, while the registration is blocked
 	Profiles     []string      `json:"profiles"`
 	Pin          enrolment.Pin `json:"pin"`
 	GatewayError string        `json:"gateway_error,omitempty"`
@@ -100,6 +101,7 @@ func newStatus(st *state, p polled) *Status {
 		Registration: st.Registration,
 		Name:         st.Name,
 		State:        p.resp.State,
+		Reason:       p.resp.Reason,
 		Profiles:     append([]string{}, p.resp.Profiles...),
 	}
 	if !st.Approved {
@@ -119,8 +121,11 @@ func newStatus(st *state, p polled) *Status {
 func (h *holder) status() *Status {
 	h.mu.Lock()
 	st := *h.st
-	last := h.last
+	last, away := h.last, h.away
 	h.mu.Unlock()
+	if away != nil {
+		last.err = away
+	}
 	s := newStatus(&st, last)
 	s.Tunnel.PID = os.Getpid()
 	s.Tunnel.Interface = LinkName
@@ -132,7 +137,7 @@ func (h *holder) status() *Status {
 	s.Tunnel.BytesIn, s.Tunnel.BytesOut = t.bytesIn, t.bytesOut
 	if !t.lastHandshake.IsZero() {
 		s.Tunnel.LastHandshake = &t.lastHandshake
-		s.Tunnel.Up = time.Since(t.lastHandshake) < staleAfter
+		s.Tunnel.Up = time.Since(t.lastHandshake) < staleAfter && away == nil && s.State != stateBlocked && s.State != stateRevoked
 	}
 	return s
 }

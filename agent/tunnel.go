@@ -18,7 +18,6 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
-	"golang.zx2c4.com/wireguard/conn"
 	"golang.zx2c4.com/wireguard/device"
 	"golang.zx2c4.com/wireguard/tun"
 
@@ -174,6 +173,7 @@ func (c tunnelConfig) carries(f family) bool {
 // device survives a restart of the gateway by itself.
 type tunnel struct {
 	dev     *device.Device
+	bind    *pinnedBind
 	cfg     tunnelConfig
 	ifindex int
 }
@@ -187,10 +187,10 @@ type tunnel struct {
 // with it (ip6_dst_lookup_tail), and by that address the packet would pass for an
 // answer and leave directly.
 //
-// first is where the handshake starts at once. With a zero first the device has
-// nowhere to send its first initiation to, and after that one it waits 5 s
-// (Rekey-Timeout).
-func openTunnel(j *journal, cfg tunnelConfig, first netip.AddrPort) (_ *tunnel, err error) {
+// first is where the handshake starts at once, from this host's address source.
+// With a zero first the device has nowhere to send its first initiation to, and
+// after that one it waits 5 s (Rekey-Timeout).
+func openTunnel(j *journal, cfg tunnelConfig, first netip.AddrPort, source netip.Addr) (_ *tunnel, err error) {
 	if l, err := netlink.LinkByName(LinkName); err == nil && (j.find(stepLink, LinkName) == nil || l.Type() != "tuntap") {
 		return nil, withHint(fmt.Errorf("making the tunnel: an interface named %s exists", LinkName), "another join may be running: clawpatrol status; otherwise: ip link delete "+LinkName)
 	}
@@ -204,7 +204,11 @@ func openTunnel(j *journal, cfg tunnelConfig, first netip.AddrPort) (_ *tunnel, 
 	if err != nil {
 		return nil, withHint(fmt.Errorf("making the tunnel: %w", err), "in a container, it needs /dev/net/tun and CAP_NET_ADMIN")
 	}
-	dev := device.NewDevice(t, conn.NewStdNetBind(), device.NewLogger(device.LogLevelSilent, ""))
+	bind := newPinnedBind(byMark)
+	if first.IsValid() {
+		bind.setSource(familyOf(first.Addr()), source)
+	}
+	dev := device.NewDevice(t, bind, device.NewLogger(device.LogLevelSilent, ""))
 	defer func() {
 		if err != nil {
 			dev.Close()
@@ -214,7 +218,7 @@ func openTunnel(j *journal, cfg tunnelConfig, first netip.AddrPort) (_ *tunnel, 
 		return nil, fmt.Errorf("making %s outlive this process: %w", LinkName, err)
 	}
 	j.checkpoint("made " + LinkName)
-	wg := &tunnel{dev: dev, cfg: cfg}
+	wg := &tunnel{dev: dev, bind: bind, cfg: cfg}
 	if err := dev.IpcSet(cfg.uapi(first)); err != nil {
 		return nil, fmt.Errorf("configuring WireGuard: %w", err)
 	}
@@ -337,7 +341,7 @@ func ipNet(p netip.Prefix) *net.IPNet {
 // uapi is the device's configuration, in the cross-platform userspace protocol
 // of WireGuard.
 func (c tunnelConfig) uapi(first netip.AddrPort) string {
-	return fmt.Sprintf("private_key=%s\nfwmark=%d\n%s", hex.EncodeToString(c.privateKey.Reveal()), Mark, c.peer(first))
+	return fmt.Sprintf("private_key=%s\n%s", hex.EncodeToString(c.privateKey.Reveal()), c.peer(first))
 }
 
 // peer is its part about the gateway. The endpoint comes before the addresses: a
@@ -356,6 +360,18 @@ func (c tunnelConfig) peer(to netip.AddrPort) string {
 func (t *tunnel) dial(to netip.AddrPort) error {
 	if err := t.dev.IpcSet(t.cfg.peer(to)); err != nil {
 		return fmt.Errorf("setting the gateway's endpoint: %w", err)
+	}
+	return nil
+}
+
+// from sets the one address that a family's packets leave from; the zero Addr:
+// none does. The session with the gateway goes on.
+func (t *tunnel) from(f family, source netip.Addr) error {
+	if !t.bind.setSource(f, source) {
+		return nil
+	}
+	if err := t.dev.BindUpdate(); err != nil {
+		return fmt.Errorf("opening WireGuard's sockets: %w", err)
 	}
 	return nil
 }

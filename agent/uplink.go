@@ -18,7 +18,6 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-	"golang.zx2c4.com/wireguard/conn"
 	"golang.zx2c4.com/wireguard/device"
 	"golang.zx2c4.com/wireguard/tun"
 )
@@ -51,7 +50,9 @@ func NewForRun(cfg Config) *Agent {
 	if cfg.Lookup == nil {
 		cfg.Lookup = lookupPlain
 	}
-	return New(cfg)
+	a := New(cfg)
+	a.unprivileged = true
+	return a
 }
 
 // lookupPlain asks the host's resolvers, as any program does.
@@ -66,7 +67,9 @@ func lookupPlain(ctx context.Context, host string) ([]netip.Addr, error) {
 	return addrs, nil
 }
 
-func plainDialer(netip.Addr) *net.Dialer { return &net.Dialer{Timeout: dialTimeout} }
+func plainDialer(netip.Addr) *net.Dialer {
+	return &net.Dialer{Timeout: dialTimeout, Control: unasked.control}
+}
 
 // JoinForRun enrols with a gateway for `clawpatrol run`, waits for the approval
 // and returns: no tunnel is opened and nothing of the host's changes. Where it
@@ -202,7 +205,6 @@ func (a *Agent) LoadUplink() (*Uplink, error) {
 		unlock()
 		return nil, err
 	}
-	s.dialTo = plainDialer
 	if st.Claim == nil || !st.Approved {
 		unlock()
 		return nil, withHint(errors.New("nobody has approved this enrolment yet"), "run clawpatrol join --no-tunnel again, and have an operator approve it")
@@ -231,12 +233,17 @@ func (a *Agent) PublicDir() string { return a.paths.public() }
 // Serve and Ready.
 func (u *Uplink) Open(ctx context.Context, dev tun.Device) error {
 	var first netip.AddrPort
+	bind := newPinnedBind(unasked)
 	early, stop := context.WithTimeout(ctx, earlyLookup)
-	if e, err := u.cfg.endpoints(early, u.h.a.cfg.Lookup, u.h.pinned()); err == nil {
-		first = e[0] // otherwise Serve goes on trying
+	if e, err := u.cfg.endpoints(early, u.h.a.cfg.Lookup, u.h.s.where.families()); err == nil {
+		// Otherwise Serve goes on trying.
+		if source, here := u.h.s.where.known(e[0].Addr()); here {
+			first = e[0]
+			bind.setSource(familyOf(first.Addr()), source)
+		}
 	}
 	stop()
-	wg := device.NewDevice(dev, conn.NewStdNetBind(), device.NewLogger(device.LogLevelSilent, ""))
+	wg := device.NewDevice(dev, bind, device.NewLogger(device.LogLevelSilent, ""))
 	// No mark: that takes a privilege, and no route of ours is in the way.
 	if err := wg.IpcSet(fmt.Sprintf("private_key=%s\nlisten_port=%d\n%s", hex.EncodeToString(u.cfg.privateKey.Reveal()), u.port(), u.cfg.peer(first))); err != nil {
 		wg.Close()
@@ -250,7 +257,7 @@ func (u *Uplink) Open(ctx context.Context, dev tun.Device) error {
 		wg.Close()
 		return fmt.Errorf("starting WireGuard: %w", err)
 	}
-	u.h.t = &tunnel{dev: wg, cfg: u.cfg}
+	u.h.t = &tunnel{dev: wg, bind: bind, cfg: u.cfg}
 	return nil
 }
 
@@ -281,7 +288,7 @@ func (u *Uplink) Serve(ctx context.Context) {
 	background.Go(func() { u.h.poll(ctx, polls) })
 	background.Go(func() {
 		if u.h.connect(ctx, time.Time{}, false) == nil {
-			u.h.keepConnected(ctx)
+			u.h.keepConnected(ctx, nil)
 		}
 	})
 	for {
@@ -291,6 +298,11 @@ func (u *Uplink) Serve(ctx context.Context) {
 		case <-u.h.t.dev.Wait():
 			return
 		case p := <-polls:
+			if p.err == nil {
+				if err := u.h.follow(p.resp); err != nil {
+					u.h.a.say("%v", err)
+				}
+			}
 			if p.err == nil && p.resp.State == stateApproved {
 				if err := u.h.a.writeEnv(u.h.st, p.resp.Env); err != nil {
 					u.h.a.say("%v", err)

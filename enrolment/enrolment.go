@@ -97,7 +97,9 @@ type ClaimWireGuard struct {
 
 // PollResponse tells where the registration stands.
 type PollResponse struct {
-	State      string            `json:"state"` // pending, approved, blocked, revoked
+	State      string            `json:"state"`            // pending, approved, blocked, revoked
+	Reason     string            `json:"reason,omitempty"` // of a blocked one: nothing that helps whoever has copied the join credential
+	Pin        *Pin              `json:"pin,omitempty"`    // as proven over TCP; of one that is not blocked
 	Profiles   []string          `json:"profiles"`
 	SSHHosts   []string          `json:"ssh_hosts"`
 	Env        map[string]string `json:"env,omitempty"` // as in ClaimResponse; filled once approved

@@ -107,6 +107,7 @@ func rootCommand() *cobra.Command {
 		upCommand(),
 		downCommand(),
 		statusCommand(),
+		repinCommand(),
 		leaveCommand(),
 		envCommand(),
 		trustCommand(),

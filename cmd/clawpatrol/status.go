@@ -56,6 +56,7 @@ func printStatus(w io.Writer, s *agent.Status, now time.Time) {
 	line("registration", s.Registration)
 	line("user code", s.UserCode)
 	line("state", cmp.Or(s.State, "unknown"))
+	line("because", s.Reason)
 	line("gateway says", s.GatewayError)
 	line("profiles", strings.Join(s.Profiles, ", "))
 	line("pin", strings.TrimSpace(s.Pin.IPv4+" "+s.Pin.IPv6))
@@ -63,6 +64,8 @@ func printStatus(w io.Writer, s *agent.Status, now time.Time) {
 	switch {
 	case t.Up:
 		line("tunnel", fmt.Sprintf("up on %s, process %d", t.Interface, t.PID))
+	case t.PID != 0 && (s.State == "blocked" || s.State == "revoked"):
+		line("tunnel", fmt.Sprintf("refused by the gateway, process %d; nothing leaves this host", t.PID))
 	case t.PID != 0:
 		line("tunnel", fmt.Sprintf("waiting for the gateway, process %d; nothing leaves this host", t.PID))
 	case t.Blocked:

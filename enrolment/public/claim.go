@@ -29,6 +29,10 @@ const (
 	retryInvited = 1  // seconds until the next poll while an invite is about to approve
 	retryPending = 2  // seconds until the next poll while someone may be about to approve
 	retrySettled = 15 // seconds otherwise
+
+	// blockedReason is all that a blocked agent host is told: whoever asks may be
+	// the one that it was blocked for.
+	blockedReason = "its operator knows why"
 )
 
 // proven reads the body, checks the MAC, then the body, which is {} for claim
@@ -153,11 +157,17 @@ func (h *handler) poll(w http.ResponseWriter, r *http.Request) {
 		Env:        placeholders(h.Policy(), reg),
 		RetryAfter: retrySettled,
 	}
-	if reg.State == registry.Pending {
+	switch reg.State {
+	case registry.Pending:
 		resp.RetryAfter = retryPending
 		if len(reg.Invited) > 0 && h.Now().Sub(reg.CreatedAt) <= registry.ClaimWindow {
 			resp.RetryAfter = retryInvited
 		}
+	case registry.Blocked:
+		resp.RetryAfter, resp.Reason = retryPending, blockedReason
+	}
+	if reg.State != registry.Blocked {
+		resp.Pin = &enrolment.Pin{IPv4: text(reg.Pin.IPv4), IPv6: text(reg.Pin.IPv6)}
 	}
 	answer(w, http.StatusOK, resp)
 }
