@@ -189,6 +189,7 @@ func (h *holder) run(ctx context.Context) error {
 				return err
 			}
 		case <-changed:
+			h.s.close() // what is open may have an address that is gone
 			h.look()
 			if err := sleep(ctx, settle); err != nil {
 				return h.stopped(ctx, err)

@@ -107,6 +107,7 @@ func (s *session) askRepin(ctx context.Context, st *state) (seen []netip.Addr, e
 	if len(over) == 0 {
 		return nil, fmt.Errorf("asking for another pin: %w", err)
 	}
+	s.close() // what is open may have the address of before
 	// Twice: the gateway notes where a registration is once it has blocked it.
 	blocked := false
 	for range 2 {

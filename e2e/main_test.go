@@ -71,7 +71,7 @@ func TestMain(m *testing.M) {
 func runAll(m *testing.M) (code int, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 14*time.Minute)
 	defer cancel()
-	theLab, err = lab.New(ctx, lab.Config{Bin: lab.Binary(), Agents: 2})
+	theLab, err = lab.New(ctx, lab.Config{Bin: lab.Binary(), Agents: 3})
 	if err != nil {
 		return 1, err
 	}

@@ -113,17 +113,26 @@ func copyAndClose(dst, src net.Conn) {
 }
 
 // StartUp runs `clawpatrol up` on a host that has joined before, whose join has
-// ended.
+// ended, and waits for its tunnel.
 func (l *Lab) StartUp(ctx context.Context, j *Joined) (*Joined, error) {
+	up, err := l.BeginUp(j)
+	if err != nil {
+		return nil, err
+	}
+	_, err = up.Output.Wait(ctx, 20*time.Second, `(?m)^tunnel up`)
+	return up, err
+}
+
+// BeginUp is StartUp without the wait.
+func (l *Lab) BeginUp(j *Joined) (*Joined, error) {
 	up := &Joined{Host: j.Host, Registration: j.Registration, UserCode: j.UserCode, Output: new(Output), lab: l}
-	up.cmd = j.Host.Command(context.WithoutCancel(ctx), l.Bin, "up")
+	up.cmd = j.Host.Command(context.Background(), l.Bin, "up")
 	up.cmd.Stdout, up.cmd.Stderr = up.Output, up.Output
 	if err := up.cmd.Start(); err != nil {
 		return nil, fmt.Errorf("bringing the tunnel up: %w", err)
 	}
 	l.onClose(up.Stop)
-	_, err := up.Output.Wait(ctx, 20*time.Second, `(?m)^tunnel up`)
-	return up, err
+	return up, nil
 }
 
 // PID returns the process id of the running join.

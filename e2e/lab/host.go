@@ -108,9 +108,9 @@ func (h *Host) WriteFile(path, content string, mode os.FileMode) error {
 	return os.WriteFile(h.Path(path), []byte(content), mode)
 }
 
-// inside calls f on a thread that is in the host's network namespace: sockets
+// Inside calls f on a thread that is in the host's network namespace: sockets
 // made there stay there.
-func (h *Host) inside(f func() error) error {
+func (h *Host) Inside(f func() error) error {
 	errc := make(chan error, 1)
 	go func() {
 		// The thread goes back to where it was before it is unlocked; if it cannot,
@@ -145,7 +145,7 @@ func (h *Host) inside(f func() error) error {
 
 // Listen opens a TCP listener on the host, for a server in this process.
 func (h *Host) Listen(addr string) (ln net.Listener, err error) {
-	err = h.inside(func() (err error) {
+	err = h.Inside(func() (err error) {
 		ln, err = net.Listen("tcp", addr)
 		return err
 	})
@@ -154,7 +154,7 @@ func (h *Host) Listen(addr string) (ln net.Listener, err error) {
 
 // ListenUDP opens a UDP socket on the host.
 func (h *Host) ListenUDP(addr string) (pc net.PacketConn, err error) {
-	err = h.inside(func() (err error) {
+	err = h.Inside(func() (err error) {
 		pc, err = net.ListenPacket("udp", addr)
 		return err
 	})
@@ -167,7 +167,7 @@ func (h *Host) Dial(ctx context.Context, network, addr string) (c net.Conn, err 
 	if _, err := netip.ParseAddrPort(addr); err != nil {
 		return nil, fmt.Errorf("%s: dialling %s: %w", h.Name, addr, err)
 	}
-	err = h.inside(func() (err error) {
+	err = h.Inside(func() (err error) {
 		c, err = new(net.Dialer).DialContext(ctx, network, addr)
 		return err
 	})
