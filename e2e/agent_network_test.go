@@ -182,19 +182,19 @@ func TestAgentNetwork_OtherInterface(t *testing.T) {
 		}
 	})
 	if err := theLab.World.Script(ctx, "ip link add to-agent2b type veth peer name eth1 netns "+pid+`
-		ip address add 198.51.102.1/24 dev to-agent2b; ip address add 2001:db8:102::1/64 dev to-agent2b nodad; ip link set to-agent2b up`); err != nil {
+		ip address add 198.51.109.1/24 dev to-agent2b; ip address add 2001:db8:109::1/64 dev to-agent2b nodad; ip link set to-agent2b up`); err != nil {
 		t.Fatal(err)
 	}
 	if err := j.Script(ctx, `
-		ip address add 198.51.102.2/24 dev eth1; ip address add 2001:db8:102::2/64 dev eth1 nodad; ip link set eth1 up
+		ip address add 198.51.109.2/24 dev eth1; ip address add 2001:db8:109::2/64 dev eth1 nodad; ip link set eth1 up
 		ip link set eth0 down
 		ip -6 address add 2001:db8:101::2/128 dev eth1 nodad
-		ip route add default via 198.51.102.1 dev eth1 src 198.51.101.2
-		ip -6 route add default via 2001:db8:102::1 dev eth1 src 2001:db8:101::2`); err != nil {
+		ip route add default via 198.51.109.1 dev eth1 src 198.51.101.2
+		ip -6 route add default via 2001:db8:109::1 dev eth1 src 2001:db8:101::2`); err != nil {
 		t.Fatal(err)
 	}
 	gone(t, j) // the world does not know yet where it is
-	if err := theLab.World.Script(ctx, `ip route add 198.51.101.2/32 via 198.51.102.2; ip -6 route add 2001:db8:101::2/128 via 2001:db8:102::2`); err != nil {
+	if err := theLab.World.Script(ctx, `ip route add 198.51.101.2/32 via 198.51.109.2; ip -6 route add 2001:db8:101::2/128 via 2001:db8:109::2`); err != nil {
 		t.Fatal(err)
 	}
 	back(t, j, "a change to another interface")

@@ -195,3 +195,42 @@ func TestI08_RepinThenTheOldPinKept(t *testing.T) {
 		t.Errorf("status: %+v", s)
 	}
 }
+
+// One who names the new pair gets the host where it is now.
+func TestI08_RepinToTheNewPair(t *testing.T) {
+	ctx := t.Context()
+	j := joinSecond(t)
+	givenBack(t, j.Host)
+	if err := j.Script(ctx, otherIPv4+otherIPv6); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := j.Output.Wait(ctx, 30*time.Second, `(?m)^moved: `); err != nil {
+		t.Fatal(err)
+	}
+	if code, out, errs := run(t, j.Host, theLab.Bin, "repin"); code != 0 {
+		t.Fatalf("repin: exit status %d: %s%s", code, out, errs)
+	}
+	becomes(t, j, "blocked")
+	if err := gateway.Operator.Do(ctx, "POST", "/api/registrations/"+j.Registration+"/approve", map[string]any{
+		"profiles": []string{"ci"}, "user_code": j.UserCode, "repin": map[string]string{"ipv4": "198.51.101.77", "ipv6": "2001:db8:101::77"},
+	}, nil); err != nil {
+		t.Fatal(err)
+	}
+	back(t, j, "an approval with the new pin")
+	if s := statusOf(t, j.Host); s.State != "approved" || s.Pin.IPv4 != "198.51.101.77" || s.Pin.IPv6 != "2001:db8:101::77" {
+		t.Errorf("status: %+v", s)
+	}
+	if code, out, errs := run(t, j.Host, theLab.Bin, "repin"); code != 0 || !strings.Contains(out, "nothing to ask for") {
+		t.Errorf("repin where nothing has changed: exit status %d: %s%s", code, out, errs)
+	}
+	becomes(t, j, "approved")
+	// Back where it was is elsewhere now.
+	if err := j.Script(ctx, ownAddresses); err != nil {
+		t.Fatal(err)
+	}
+	j.Output.Mark()
+	if _, err := j.Output.Wait(ctx, 30*time.Second, `(?m)^moved: `); err != nil {
+		t.Error(err)
+	}
+	becomes(t, j, "approved")
+}
