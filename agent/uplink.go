@@ -127,8 +127,26 @@ func (a *Agent) JoinForRun(ctx context.Context, req JoinRequest) error {
 
 // awaitApproval polls until the registration is approved, and writes what `env`
 // and `run` read.
+//
+// The handshake before that shows the gateway the address of this host's
+// datagrams, which behind a carrier's NAT is not that of its connections: it
+// becomes a part of the pin.
 func (a *Agent) awaitApproval(ctx context.Context, s *session, st *state) error {
 	h := &holder{a: a, st: st, s: s}
+	if !st.Approved {
+		cfg, err := newTunnelConfig(st)
+		if err != nil {
+			return err
+		}
+		up := &Uplink{h: h, cfg: cfg}
+		if err := up.Open(ctx, newMuteDevice(cfg.mtu)); err != nil {
+			return err
+		}
+		defer h.t.close()
+		if err := h.connect(ctx, time.Time{}, true); err != nil {
+			return err
+		}
+	}
 	var background sync.WaitGroup
 	defer background.Wait()
 	ctx, cancel := context.WithCancel(ctx)

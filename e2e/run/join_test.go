@@ -86,3 +86,23 @@ func TestRun_JoinWithoutATunnelHasNoService(t *testing.T) {
 		t.Errorf("%+v", r)
 	}
 }
+
+// With an operator's invite there is nothing to wait for: two commands to the
+// first injected request.
+func TestRun_JoinByInvite(t *testing.T) {
+	token, err := theLab.Gateway.Run(t.Context(), theLab.Bin, "invite", "--profiles", "ci")
+	if err != nil {
+		t.Fatal(err)
+	}
+	state := userHome + "/invited"
+	join := as(t.Context(), host, userID, userHome, "clawpatrol", "join", "-", "--no-tunnel", "--state", state)
+	join.Stdin = strings.NewReader(token)
+	if r := finish(t, join).ok(t); !strings.Contains(r.out, "\nready\n") {
+		t.Fatalf("%+v", r)
+	}
+	upstream.Forget()
+	dev(t, "clawpatrol run --state "+state+` sh -c 'curl -sS -H "Authorization: Bearer $API_TOKEN" https://api.example.com/'`).ok(t)
+	if got := upstream.Seen(); len(got) != 1 || got[0].Header.Get("Authorization") != "Bearer "+apiToken {
+		t.Fatalf("upstream saw %+v", got)
+	}
+}
