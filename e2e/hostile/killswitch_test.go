@@ -17,8 +17,6 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/net/http2"
-
 	"github.com/clawpatrol/clawpatrol/e2e/lab"
 )
 
@@ -259,7 +257,9 @@ type streamed struct{ io.ReadCloser }
 func (streamed) Write([]byte) (int, error) { return 0, errors.ErrUnsupported }
 
 func openHTTP2(ctx context.Context, agent *lab.Joined, tag string, n int) ([]io.ReadWriteCloser, error) {
-	transport := &http2.Transport{DialTLSContext: func(ctx context.Context, _, _ string, _ *tls.Config) (net.Conn, error) {
+	protocols := new(http.Protocols)
+	protocols.SetHTTP2(true)
+	transport := &http.Transport{Protocols: protocols, DialTLSContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return dialDrip(ctx, agent, "h2")
 	}}
 	return each(func(context.Context, *lab.Joined, string) (io.ReadWriteCloser, error) {
@@ -270,6 +270,9 @@ func openHTTP2(ctx context.Context, agent *lab.Joined, tag string, n int) ([]io.
 		resp, err := transport.RoundTrip(r)
 		if err != nil {
 			return nil, err
+		}
+		if resp.ProtoMajor != 2 {
+			return nil, errors.Join(fmt.Errorf("answered in %s", resp.Proto), resp.Body.Close())
 		}
 		return streamed{resp.Body}, nil
 	})(ctx, agent, tag, n)
