@@ -25,8 +25,9 @@ const lingerTimeout = 500 * time.Millisecond
 // flow's connection, which belongs to the proxy, but ends its use.
 type conversation struct {
 	net.Conn
-	flow *proxy.Flow
-	ctx  context.Context // ends with the flow
+	flow   *proxy.Flow
+	ctx    context.Context // ends with the flow
+	frames *frameConn      // of an HTTP/2 agent; else nil
 
 	misdirected string // the server name that ended the handshake; owned by the handshake
 

@@ -13,20 +13,28 @@ import (
 func TestI16_FloodsOfFramesEndTheConnection(t *testing.T) {
 	l := newLab(t, func(http.ResponseWriter, *http.Request) {})
 	id := l.Approve("a", "ci")
+	stream := uint32(1) // of a head that has a path and no method
 	for name, once := range map[string]func(*http2.Framer) error{
 		"SETTINGS":      func(w *http2.Framer) error { return w.WriteSettings() },
 		"PING":          func(w *http2.Framer) error { return w.WritePing(false, [8]byte{1}) },
 		"PRIORITY":      func(w *http2.Framer) error { return w.WritePriority(1, http2.PriorityParam{StreamDep: 3}) },
 		"WINDOW_UPDATE": func(w *http2.Framer) error { return w.WriteWindowUpdate(0, 1) },
-		"unknown":       func(w *http2.Framer) error { return w.WriteRawFrame(0xfa, 0, 0, nil) },
+		"no requests": func(w *http2.Framer) error {
+			stream += 2
+			return w.WriteHeaders(http2.HeadersFrameParam{StreamID: stream, BlockFragment: []byte{0x84}, EndHeaders: true, EndStream: true})
+		},
+		"unknown": func(w *http2.Framer) error { return w.WriteRawFrame(0xfa, 0, 0, nil) },
 	} {
 		conn := l.dial(id, host, "h2")
+		stream = 1
 		_, err := io.WriteString(conn, http2.ClientPreface)
 		must(t, err)
 		must(t, conn.SetDeadline(time.Now().Add(wait)))
 		fr := http2.NewFramer(conn, conn)
 		must(t, fr.WriteSettings())
+		flooded := make(chan struct{})
 		go func() {
+			defer close(flooded)
 			for range 20_000 {
 				if once(fr) != nil {
 					return
@@ -46,5 +54,7 @@ func TestI16_FloodsOfFramesEndTheConnection(t *testing.T) {
 				break
 			}
 		}
+		conn.Close()
+		<-flooded
 	}
 }

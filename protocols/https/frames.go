@@ -13,7 +13,8 @@ import (
 // What an HTTP/2 agent may send of frames that are neither a request nor a body:
 // each costs it a few bytes, and the gateway a turn of a connection's loop and
 // often an answer. An agent that takes answers sends WINDOW_UPDATE frames, at
-// most two for each 4 KiB (net/http's client does), and earns them by that.
+// most two for each 4 KiB (net/http's client does), and earns them by that. The
+// HEADERS frame of a request is earned when it turns out to be one.
 const (
 	connFrames         = 1000 // a second, on one connection
 	registrationFrames = 4000 // a second, on all of a registration
@@ -48,7 +49,7 @@ func (b *frameBudget) take(n, earned float64, now time.Time) bool {
 type frameConn struct {
 	*tls.Conn
 	scan  frameScanner // owned by who reads
-	wrote atomic.Int64 // bytes that have earned nothing yet
+	wrote atomic.Int64 // bytes that have earned nothing yet, and bytesPerFrame for each request
 	own   frameBudget
 	all   *frameBudget // the registration's
 }
@@ -78,15 +79,18 @@ func (h *Handler) serveH2(c *conversation, agent *tls.Conn) {
 	all, _ := h.frames.get(c.flow.Registration, func(*frameBudget) bool { return true }, func() *frameBudget {
 		return &frameBudget{rate: registrationFrames}
 	})
-	conn := &frameConn{Conn: agent, own: frameBudget{rate: connFrames}, all: all}
+	c.frames = &frameConn{Conn: agent, own: frameBudget{rate: connFrames}, all: all}
 	//lint:ignore SA1019 http.Server speaks HTTP/2 on a *tls.Conn alone, where frames cannot be counted
-	h.h2.ServeConn(conn, &http2.ServeConnOpts{
+	h.h2.ServeConn(c.frames, &http2.ServeConnOpts{
 		Context:    withConversation(c),
 		BaseConfig: h.server,
 		Handler:    http.HandlerFunc(h.serveRequest),
 	})
 	_ = c.Close()
 }
+
+// requested makes up for the frame of a request.
+func (c *frameConn) requested() { c.wrote.Add(bytesPerFrame) }
 
 // frameScanner follows a stream of frames by their headers (RFC 9113 section
 // 4.1), whatever pieces it comes in.
@@ -97,8 +101,8 @@ type frameScanner struct {
 	have   int // bytes of header
 }
 
-// count returns how many frames begin in p that are neither HEADERS nor DATA with
-// something in it. Padded DATA counts: padding can be all of it.
+// count returns how many frames begin in p that are not DATA with something in it.
+// Padded DATA counts: padding can be all of it.
 func (s *frameScanner) count(p []byte) (frames int) {
 	if !s.began {
 		s.began, s.skip = true, uint32(len(http2.ClientPreface))
@@ -120,13 +124,7 @@ func (s *frameScanner) count(p []byte) (frames int) {
 		s.have = 0
 		s.skip = uint32(s.header[0])<<16 | uint32(s.header[1])<<8 | uint32(s.header[2])
 		flags := http2.Flags(s.header[4])
-		switch http2.FrameType(s.header[3]) {
-		case http2.FrameHeaders:
-		case http2.FrameData:
-			if flags.Has(http2.FlagDataPadded) || s.skip == 0 && !flags.Has(http2.FlagDataEndStream) {
-				frames++
-			}
-		default:
+		if http2.FrameType(s.header[3]) != http2.FrameData || flags.Has(http2.FlagDataPadded) || s.skip == 0 && !flags.Has(http2.FlagDataEndStream) {
 			frames++
 		}
 	}

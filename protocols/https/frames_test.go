@@ -56,7 +56,7 @@ func script(t testing.TB) (stream []byte, want int) {
 	}{
 		{true, w.WriteSettings()},
 		{true, w.WritePing(true, [8]byte{1, 2, 3})},
-		{false, w.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: []byte("abc")})},
+		{true, w.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: []byte("abc")})},
 		{true, w.WriteContinuation(1, true, []byte{0, 0, 0, 6, 0, 0, 0, 0, 0})},
 		{false, w.WriteData(1, false, bytes.Repeat([]byte{6}, 1000))},
 		{true, w.WriteData(1, false, nil)},
@@ -119,7 +119,6 @@ func FuzzFrames(f *testing.F) {
 				break
 			}
 			switch {
-			case head.Type == http2.FrameHeaders:
 			case head.Type != http2.FrameData, head.Flags.Has(http2.FlagDataPadded), head.Length == 0 && !head.Flags.Has(http2.FlagDataEndStream):
 				want++
 			}

@@ -67,11 +67,10 @@ func hasToken(values []string, token string) bool {
 	return false
 }
 
-// requestHeader returns the agent's fields as they go upstream, without any
+// requestHeader puts the agent's fields into out as they go upstream, without any
 // credential yet. upgrade is the protocol the request may switch to, or "".
-func requestHeader(r *http.Request, upgrade string) http.Header {
+func requestHeader(out http.Header, r *http.Request, upgrade string) {
 	gone := listed(r.Header)
-	out := make(http.Header, len(r.Header)+2)
 	for name, values := range r.Header {
 		if gone[name] || connectionField(name) || name == "Host" {
 			continue
@@ -101,7 +100,6 @@ func requestHeader(r *http.Request, upgrade string) http.Header {
 	case len(agents) > 1: // it sends one
 		out["User-Agent"] = agents[:1]
 	}
-	return out
 }
 
 // awaitsContinue reports whether an HTTP/2 agent sends its body only after a 100.

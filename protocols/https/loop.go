@@ -32,6 +32,7 @@ type agentConn struct {
 	clock        *time.Timer // ends a wait for a request, or for the rest of its head
 	watch        watch
 	header       http.Header // of the answers, one after the other
+	fields       http.Header // of the requests upstream, one after the other
 
 	lastMethod string
 	first      bool // no request has come yet
@@ -41,7 +42,7 @@ type agentConn struct {
 
 // serveH1 serves the requests of a connection until it ends.
 func (h *Handler) serveH1(c *conversation, conn *tls.Conn) {
-	a := &agentConn{handler: h, conversation: c, conn: conn, header: make(http.Header), first: true}
+	a := &agentConn{handler: h, conversation: c, conn: conn, header: make(http.Header), fields: make(http.Header), first: true}
 	a.br = bufio.NewReaderSize(a, readBuffer)
 	a.ctx, a.leave = context.WithCancel(c.ctx)
 	defer a.leave()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptrace"
 	"net/textproto"
@@ -59,6 +60,7 @@ func (h *Handler) serveRequest(w http.ResponseWriter, r *http.Request) {
 		panic(http.ErrAbortHandler)
 	}
 	defer c.running.Done()
+	c.frames.requested()
 	x := &exchange{handler: h, conversation: c, ctx: r.Context(), w: w, control: http.NewResponseController(w), r: r, status: "aborted"}
 	if !h.carry(x) {
 		panic(http.ErrAbortHandler)
@@ -258,11 +260,19 @@ func (x *exchange) outgoing() *http.Request {
 	if strings.HasPrefix(x.path, "//") {
 		to.Opaque = "//" + host + x.path // or it would read as an authority; a transport takes this one off
 	}
+	var header http.Header
+	if x.agent != nil {
+		header = x.agent.fields
+		clear(header)
+	} else {
+		header = make(http.Header, len(x.r.Header)+2)
+	}
+	requestHeader(header, x.r, x.upgrade)
 	out := &http.Request{
 		Method:        x.r.Method,
 		URL:           to,
 		Host:          host,
-		Header:        requestHeader(x.r, x.upgrade),
+		Header:        header,
 		ContentLength: x.r.ContentLength,
 		Body:          http.NoBody,
 		Proto:         "HTTP/1.1",
@@ -290,9 +300,12 @@ func (x *exchange) overHTTP2(out *http.Request) *http.Request {
 		trace.Wait100Continue, trace.Got100Continue = x.body.permit.ask, x.body.permit.grant
 	}
 	out = out.WithContext(httptrace.WithClientTrace(context.WithValue(x.ctx, askingKey{}, x.ctx), trace))
-	if x.agent != nil && x.body != nil {
-		x.pipe = x.pipeBody()
-		out.Body = x.pipe
+	if x.agent != nil {
+		out.Header = maps.Clone(out.Header) // a transport may look at it when the next request is here
+		if x.body != nil {
+			x.pipe = x.pipeBody()
+			out.Body = x.pipe
+		}
 	}
 	return out
 }
