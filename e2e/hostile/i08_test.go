@@ -66,6 +66,11 @@ profile "ci" { credentials = [bearer.api] }
 	if err := thief.Script(ctx, "install -d -m 700 "+state+"; base64 -d /tmp/stolen | tar -C "+state+" -xf -"); err != nil {
 		t.Fatal(err)
 	}
+	// Our program would hold still where the gateway sees it outside the pin: the
+	// thief makes it believe otherwise.
+	if err := thief.Script(ctx, "sed -i 's/198\\.51\\.100\\.2/198.51.101.2/; s/2001:db8:100::2/2001:db8:101::2/' "+state+"/private/state.json"); err != nil {
+		t.Fatal(err)
+	}
 	world.Forget()
 	began := time.Now()
 	up := thief.Command(ctx, l.Bin, "up")
