@@ -121,6 +121,10 @@ var refusedEnv = []struct{ name, why string }{
 	{"CARGO_HTTP_CAINFO", "clawpatrol env sets it, so that programs trust the gateway"},
 	{"PIP_CERT", "clawpatrol env sets it, so that programs trust the gateway"},
 	{"DENO_CERT", "clawpatrol env sets it, so that programs trust the gateway"},
+	{"GRPC_DEFAULT_SSL_ROOTS_FILE_PATH", "clawpatrol env sets it, so that programs trust the gateway"},
+	{"HTTPLIB2_CA_CERTS", "clawpatrol env sets it, so that programs trust the gateway"},
+	{"CLOUDSDK_CORE_CUSTOM_CA_CERTS_FILE", "clawpatrol env sets it, so that programs trust the gateway"},
+	{"NIX_SSL_CERT_FILE", "clawpatrol env sets it, so that programs trust the gateway"},
 	{"CLAWPATROL_", "clawpatrol itself reads it"},
 }
 
