@@ -22,7 +22,8 @@ package sandbox
 import (
 	"errors"
 	"fmt"
-	"os"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/clawpatrol/clawpatrol/agent"
 )
@@ -101,7 +102,8 @@ func hintOf(err error) string {
 // descriptor the command would reach below what is covered.
 func checkStdio() error {
 	for fd, name := range map[int]string{0: "standard input", 1: "standard output", 2: "standard error"} {
-		if st, err := os.NewFile(uintptr(fd), name).Stat(); err == nil && st.IsDir() {
+		var st unix.Stat_t
+		if err := unix.Fstat(fd, &st); err == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR {
 			return fmt.Errorf("%s is a directory", name)
 		}
 	}

@@ -69,7 +69,7 @@ func registration(t *testing.T) lab.Registration {
 }
 
 func TestRun_GatewayRestartedMidRun(t *testing.T) {
-	s := start(t, "clawpatrol", "run", "sh", "-c", fmt.Sprintf(untilEchoed, "before")+"; echo connected; read go; "+fmt.Sprintf(untilEchoed, "after")+"; echo finished")
+	s := start(t, "clawpatrol", "run", "sh", "-c", fmt.Sprintf(untilEchoed, "before")+"; echo connected; read go; probe echo udp 192.0.2.10:7007 while-the-gateway-is-down; echo tried; read go; "+fmt.Sprintf(untilEchoed, "after")+"; echo finished")
 	s.wait("connected")
 	// It writes down every two seconds where its agents are, for it to call them.
 	if err := lab.Eventually(t.Context(), 10*time.Second, func() error {
@@ -82,6 +82,12 @@ func TestRun_GatewayRestartedMidRun(t *testing.T) {
 	}
 	if err := gateway.Kill(); err != nil {
 		t.Fatal(err)
+	}
+	// Meanwhile nothing finds another way out.
+	s.press("go\n")
+	s.wait("tried")
+	if seenDatagram("while-the-gateway-is-down") {
+		t.Error("a datagram left past the gateway")
 	}
 	gateway.Log.Mark()
 	if err := gateway.Start(context.WithoutCancel(t.Context())); err != nil {
@@ -96,6 +102,15 @@ func TestRun_GatewayRestartedMidRun(t *testing.T) {
 
 // However a run ends, nothing of it stays: its processes, its address.
 func TestRun_InterruptedRunLeavesNothing(t *testing.T) {
+	inside(t, "true").ok(t)
+	descriptors := func() int {
+		entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", theDaemon(t)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(entries)
+	}
+	before := descriptors()
 	for i := range 18 { // more than there are addresses
 		marker := fmt.Sprintf("600.%d", i)
 		s := start(t, "clawpatrol", "run", "sh", "-c", "sleep "+marker+" & setsid sleep "+marker+" & echo ready; wait")
@@ -114,6 +129,14 @@ func TestRun_InterruptedRunLeavesNothing(t *testing.T) {
 		}
 	}
 	inside(t, "true").ok(t)
+	if err := lab.Eventually(t.Context(), 10*time.Second, func() error {
+		if now := descriptors(); now > before {
+			return fmt.Errorf("the daemon has %d descriptors, and had %d", now, before)
+		}
+		return nil
+	}); err != nil {
+		t.Error(err)
+	}
 	t.Run("a background process ends with the command", func(t *testing.T) {
 		inside(t, "setsid sleep 601.5 >/dev/null 2>&1 & true").ok(t)
 		if pids := processes("sleep\x00601.5"); len(pids) > 0 {
