@@ -95,7 +95,10 @@ var floods = []flood{
 		return c.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1 << 16})
 	}},
 	{key: "ping", name: "PING (CVE-2019-9512)", deaf: true, once: func(c *framed) error { return c.WritePing(false, [8]byte{1}) }},
-	{key: "pingread", name: "PING, answers read", once: func(c *framed) error { return c.WritePing(false, [8]byte{1}) }},
+	{
+		key: "pingread", name: "PING, answers read", once: func(c *framed) error { return c.WritePing(false, [8]byte{1}) },
+		ends: []http2.ErrCode{http2.ErrCodeEnhanceYourCalm},
+	},
 	{
 		key: "emptydata", name: "empty DATA (CVE-2019-9518)",
 		once: func(c *framed) error {
@@ -105,6 +108,7 @@ var floods = []flood{
 			}
 			return c.WriteData(1, false, nil)
 		},
+		ends: []http2.ErrCode{http2.ErrCodeEnhanceYourCalm},
 	},
 	{
 		key: "padding", name: "DATA of padding alone",
@@ -115,6 +119,7 @@ var floods = []flood{
 			}
 			return c.WriteDataPadded(1, false, nil, make([]byte, 255))
 		},
+		ends: []http2.ErrCode{http2.ErrCodeEnhanceYourCalm},
 	},
 	{
 		key: "nonsense", name: "heads that are not requests",
@@ -122,6 +127,7 @@ var floods = []flood{
 			_, err := c.open(true, []field{f("x", "y")})
 			return err
 		},
+		ends: []http2.ErrCode{http2.ErrCodeEnhanceYourCalm},
 	},
 	{
 		key: "trailers", name: "trailers without end",
@@ -141,6 +147,7 @@ var floods = []flood{
 			err := c.WritePriority(c.next+2*uint32(c.block.Len()%100), http2.PriorityParam{StreamDep: 1<<31 - 1, Weight: 255})
 			return errors.Join(err, c.WriteRawFrame(0xfa, 0, 0, make([]byte, 100)))
 		},
+		ends: []http2.ErrCode{http2.ErrCodeEnhanceYourCalm},
 	},
 	{
 		key: "windows", name: "WINDOW_UPDATE by one (CVE-2019-9517), answers without end",
