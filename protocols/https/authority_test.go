@@ -216,6 +216,7 @@ func TestI04_HTTP2ClaimsThatDisagreeAreMisdirected(t *testing.T) {
 		"wrong port":          {[]string{":method", "GET", ":scheme", "https", ":authority", host + ":1", ":path", "/x"}, "421"},
 		"Host disagrees":      {[]string{":method", "GET", ":scheme", "https", ":authority", host, ":path", "/x", "host", "evil.example"}, "reset"},
 		"second Host":         {[]string{":method", "GET", ":scheme", "https", ":path", "/x", "host", host, "host", "evil.example"}, "reset"},
+		"scheme http":         {[]string{":method", "GET", ":scheme", "http", ":authority", host, ":path", "/x"}, "421"},
 		"no authority":        {[]string{":method", "GET", ":scheme", "https", ":path", "/x"}, "421"},
 		"absolute path":       {[]string{":method", "GET", ":scheme", "https", ":authority", host, ":path", "https://evil.example/x"}, "reset"},
 		"userinfo":            {[]string{":method", "GET", ":scheme", "https", ":authority", "me@" + host, ":path", "/x"}, "reset"},

@@ -2,7 +2,6 @@ package https
 
 import (
 	"net/http"
-	"strings"
 
 	"github.com/clawpatrol/clawpatrol/policy"
 )
@@ -71,10 +70,4 @@ func (x *exchange) choose(credentials []*policy.Credential) *policy.Credential {
 		chosen = c
 	}
 	return chosen
-}
-
-// queryless reports whether a target has no query that all servers would read as
-// such: "*" has none, and what follows a "#" is none (RFC 3986 section 3.4).
-func queryless(r *http.Request, path string) bool {
-	return path == "*" || strings.IndexByte(r.RequestURI, '#') >= 0
 }

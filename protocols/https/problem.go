@@ -13,7 +13,7 @@ import (
 const (
 	codeMisdirected = "misdirected"         // 421: names another destination than the connection's
 	codeMethod      = "method_not_allowed"  // 405
-	codeRequest     = "bad_request"         // 400, 417, 431, 501, 505: no request that could be decided about
+	codeRequest     = "bad_request"         // 400, 417, 431: no request that could be decided about
 	codeTarget      = "bad_target"          // 400
 	codeLoad        = "too_many_requests"   // 503
 	codeInjection   = "injection_failed"    // 502

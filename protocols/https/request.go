@@ -158,7 +158,7 @@ func (x *exchange) run() {
 		x.answer(http.StatusBadGateway, refusal)
 		return
 	}
-	if p.injection.slot.parameter != "" && queryless(x.r, x.path) {
+	if p.injection.slot.parameter != "" && x.path == "*" {
 		x.answer(http.StatusBadRequest, &proxy.Refusal{Code: codeTarget, Reason: "the request target cannot have the query that the credential goes into"})
 		return
 	}
