@@ -191,7 +191,7 @@ func (h *handler) approveInvited(ctx context.Context, reg *registry.Registration
 		h.Log.Error("approving a registration by its invite", "registration", reg.ID, "err", err)
 		return reg
 	default:
-		h.Log.Info("registration approved", "registration", reg.ID, "profiles", reg.Invited, "was", reg.State, "invite", reg.Invite)
+		h.Log.Info("registration approved", "registration", reg.ID, "profiles", reg.Invited, "was", reg.State, "pin", reg.Pin.Addrs(), "invite", reg.Invite)
 	}
 	if now, ok := h.Registry.Snapshot().ByID(reg.ID); ok {
 		return now
