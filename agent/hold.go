@@ -474,7 +474,10 @@ func (a *Agent) undo(ctx context.Context, j *journal, scopes ...scope) error {
 			if p == "" {
 				return nil // its package is gone, and its store with it
 			}
-			return a.cfg.Run(ctx, p)
+			if err := a.cfg.Run(ctx, p); err != nil {
+				return err
+			}
+			return a.finishRefresh(ctx)
 		case stepLink:
 			return removeLink(e.Key)
 		case stepRouting:

@@ -147,3 +147,55 @@ func TestTrust_Java(t *testing.T) {
 		})
 	}
 }
+
+// Debian's update-ca-certificates leaves links and Java's entry behind when a
+// certificate goes; leave does not.
+func TestTrust_LeaveForgetsLinksAndJava(t *testing.T) {
+	ca := newTestCA(t)
+	root := newRoot(t)
+	for _, d := range []string{filepath.Dir(javaHook), "/etc/ssl/certs"} {
+		if err := os.MkdirAll(filepath.Join(root, d), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(root, javaHook), nil, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	others := filepath.Join(root, "/etc/ssl/certs/0.0")
+	if err := os.Symlink("other.pem", others); err != nil {
+		t.Fatal(err)
+	}
+	before := snapshotFiles(t, root)
+	var java []string
+	a := New(Config{Root: root, StateDir: t.TempDir(), Run: func(_ context.Context, name string, args ...string) error {
+		if filepath.Base(name) != "update-ca-certificates" {
+			java = append(java, fmt.Sprint(name, args))
+			return nil
+		}
+		if _, err := os.Stat(filepath.Join(root, debianCerts, trustFile)); err != nil {
+			return nil
+		}
+		for link, to := range map[string]string{debianLink: filepath.Join(debianCerts, trustFile), "82965258.0": debianLink} {
+			if err := os.Symlink(to, filepath.Join(root, systemCerts, link)); err != nil {
+				return err
+			}
+		}
+		return nil
+	}})
+	if err := os.MkdirAll(a.paths.public(), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	j := tempJournal(t)
+	if _, err := a.installTrust(t.Context(), j, ca.pem(), false); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.undo(t.Context(), j, scopeEnrolment); err != nil {
+		t.Fatal(err)
+	}
+	if after := snapshotFiles(t, root); after != before {
+		t.Errorf("before:\n%s\nafter:\n%s", before, after)
+	}
+	if want := []string{"/bin/sh[-c echo '-/etc/ssl/certs/clawpatrol.pem' | " + javaHook + "]"}; fmt.Sprint(java) != fmt.Sprint(want) {
+		t.Errorf("ran %q; want %q", java, want)
+	}
+}
