@@ -7,8 +7,10 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -245,6 +247,16 @@ func TestI08_ARecordingDoesNotTakeTheGatewaysCallsAway(t *testing.T) {
 	}
 	if c := gw.Counters(); c.Recorded != 1 || c.Deviations != 0 {
 		t.Errorf("%+v", c)
+	}
+	// From inside the pin it may be a clock that went back, which an operator has
+	// to hear of, once.
+	var logged bytes.Buffer
+	gw.log = slog.New(slog.NewTextHandler(&logged, nil))
+	for range 2 {
+		gw.judge(offer(gw.link.bind, initiation[:], inPin, time.Now()).(*held))
+	}
+	if n := strings.Count(logged.String(), "clock has gone back"); n != 1 {
+		t.Errorf("said %d times:\n%s", n, logged.String())
 	}
 }
 
