@@ -131,7 +131,7 @@ func TestI08_CopiedJoinCredentialInPlainWireGuard(t *testing.T) {
 			defer heard.Stop()
 			upstream.Forget()
 			began := time.Now()
-			_, stack := wire(t, thief, state, netip.AddrPortFrom(c.gateway, 51820))
+			dev, stack := wire(t, thief, state, netip.AddrPortFrom(c.gateway, 51820))
 			ctx, stop := context.WithTimeout(t.Context(), 3*time.Second)
 			defer stop()
 			blocked := make(chan time.Duration, 1)
@@ -152,6 +152,7 @@ func TestI08_CopiedJoinCredentialInPlainWireGuard(t *testing.T) {
 			if n := len(upstream.Seen()); n != 0 {
 				t.Errorf("%d requests reached the upstream", n)
 			}
+			dev.Close() // as long as the thief goes on, each approval ends with its next packet
 			cut(t, j, c.from)
 		})
 	}
