@@ -55,6 +55,7 @@ func TestI16_ChunkExtensionsAreBounded(t *testing.T) {
 // server keeps room for the longest it has seen.
 func TestI16_LongFramesAreRefused(t *testing.T) {
 	const conns, long = 60, 1 << 20
+	needRoom(t, conns)
 	ends := map[http2.ErrCode]int{}
 	c := unharmed(t, func(ctx context.Context) {
 		var wg sync.WaitGroup
