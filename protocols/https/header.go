@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"net/textproto"
 	"reflect"
+	"strconv"
 	"strings"
 )
 
@@ -122,8 +123,10 @@ func (x *exchange) responseHeader(to, from http.Header) {
 		if gone[name] || connectionField(name) || x.withheld(name) {
 			continue
 		}
-		if name == "Content-Length" { // framing: its value is a number, and net/http checked it
-			to[name] = values
+		if name == "Content-Length" { // framing, written as net/http has read it
+			if n, err := strconv.ParseUint(textproto.TrimString(values[0]), 10, 63); err == nil {
+				to[name] = []string{strconv.FormatUint(n, 10)}
+			}
 			continue
 		}
 		to[name] = x.mask(values)

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 )
 
@@ -102,5 +103,43 @@ func TestI16_HostileUpstreamCostsItsOwnRequest(t *testing.T) {
 				t.Errorf("%d MiB were allocated", n)
 			}
 		})
+	}
+}
+
+// What an upstream sends may read like an error of TLS's own. Nothing is sent
+// again because of it.
+func TestNothingIsSentTwiceForAnErrorsText(t *testing.T) {
+	l := newWorld(t)
+	leaf, err := l.world.Leaf(host)
+	must(t, err)
+	ln, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{*leaf}, NextProtos: []string{"h2", "http/1.1"}})
+	must(t, err)
+	t.Cleanup(func() { ln.Close() })
+	var conns atomic.Int64
+	go func() {
+		for {
+			conn, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			go func(conn net.Conn) {
+				defer conn.Close()
+				if n, err := io.ReadAtLeast(conn, make([]byte, 1024), 16); err == nil && n > 0 {
+					conns.Add(1)
+					_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\n(: tls: no application protocol\r\n\r\n")
+				}
+			}(conn)
+		}
+	}()
+	l.start(l.endpointAt("api", ln.Addr().String(), host) + `
+		credential "bearer" "token" { endpoint = https.api }
+		profile "ci" { credentials = [bearer.token] }`)
+	l.SetSecret("bearer.token", "secret", token)
+	agent := l.agent(l.Approve("a", "ci"), false)
+	resp, err := agent.Post("https://"+host+"/", "text/plain", nil)
+	must(t, err)
+	_ = resp.Body.Close()
+	if n := conns.Load(); resp.StatusCode != http.StatusBadGateway || n != 1 {
+		t.Errorf("%s after %d connections, want 502 after 1", resp.Status, n)
 	}
 }

@@ -138,7 +138,7 @@ func (p *h1Pool) closeIdle() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, u := range p.idle {
-		u.hangUp()
+		u.close() // at once: its place is wanted
 	}
 	p.idle = nil
 	if p.sweep != nil {

@@ -187,7 +187,13 @@ func (ps *pools) newPool(key poolKey, stamp poolStamp, endpoint *policy.Endpoint
 	}
 	one := protocols.UpstreamTLS(endpoint, key.host, tlsSessions, "http/1.1")
 	both := protocols.UpstreamTLS(endpoint, key.host, tlsSessions, "h2", "http/1.1")
-	p.h1.dial = func(ctx context.Context) (*tls.Conn, *socket, error) { return dial(ctx, one) }
+	p.h1.dial = func(ctx context.Context) (*tls.Conn, *socket, error) {
+		conn, s, err := dial(ctx, one)
+		if protocols.WantsOtherProtocol(err) {
+			err = &refusedH1{err}
+		}
+		return conn, s, err
+	}
 	p.h2 = &http.Transport{
 		// Proxy stays nil: the environment's proxies are not the policy's host.
 		DialTLSContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -228,6 +234,12 @@ func (ps *pools) newPool(key poolKey, stamp poolStamp, endpoint *policy.Endpoint
 // askingKey is where the context of a dial has that of the request it is for.
 type askingKey struct{}
 
+// refusedH1 is a handshake that the upstream ended because it was offered
+// HTTP/1.1 alone. A type, not a text: texts may quote what upstreams send.
+type refusedH1 struct{ error }
+
+func (r *refusedH1) Unwrap() error { return r.error }
+
 var errSpeaksH1 = errors.New("the upstream chose HTTP/1.1")
 
 // roundTrip sends out upstream: by HTTP/1.1, or by whatever ALPN settles on
@@ -235,7 +247,7 @@ var errSpeaksH1 = errors.New("the upstream chose HTTP/1.1")
 func (p *pool) roundTrip(x *exchange, out *http.Request, h2 bool) (*http.Response, error) {
 	if !h2 && !p.onlyH2.Load() || p.onlyH1.Load() {
 		resp, err := p.h1.roundTrip(x, out)
-		if !protocols.WantsOtherProtocol(err) {
+		if refused := (*refusedH1)(nil); !errors.As(err, &refused) {
 			return resp, err
 		}
 		p.onlyH2.Store(true) // said in the handshake: nothing of the request was sent or read

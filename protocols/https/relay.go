@@ -63,6 +63,7 @@ func (x *exchange) relay(resp *http.Response) {
 	if len(resp.Trailer) > 0 {
 		f.now() // or net/http would send a length, and no trailer
 	}
+	f.stop() // a flush reads and writes h
 	x.relayTrailer(h, resp.Trailer)
 }
 
@@ -75,7 +76,7 @@ func (x *exchange) relayTrailer(h, trailer http.Header) {
 	}
 	for name, values := range trailer {
 		switch {
-		case !x.trailerRelayed(name):
+		case len(values) == 0 || !x.trailerRelayed(name): // one that is announced need not come
 		case announced[name]:
 			h[name] = x.mask(values)
 		default:

@@ -136,6 +136,9 @@ func (t *trip) send() error {
 	length := out.Header["Content-Length"]
 	delete(out.Header, "Content-Length")
 	writeFields(w, out.Header)
+	if len(length) > 0 {
+		out.Header["Content-Length"] = length // for another try
+	}
 	switch {
 	case out.ContentLength > 0 || out.ContentLength == 0 && (len(length) > 0 || usuallyHasBody(out.Method)):
 		_, _ = w.WriteString("Content-Length: ")

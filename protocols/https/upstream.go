@@ -14,6 +14,11 @@ import (
 	"time"
 )
 
+const (
+	hangUpTimeout = 5 * time.Second        // for a close_notify to be taken
+	pollTimeout   = 100 * time.Millisecond // for an answer of TLS's own
+)
+
 // upstream is an HTTP/1.1 connection to an upstream. One exchange at a time owns
 // it, or the idle list does.
 type upstream struct {
@@ -61,7 +66,14 @@ func (u *upstream) peekHead() []byte {
 func (u *upstream) close() { _ = u.socket.Close() }
 
 // hangUp ends a connection on which nothing is under way, with a close_notify.
-func (u *upstream) hangUp() { _ = u.conn.Close() }
+// It does not wait: an upstream that reads nothing would hold it up.
+func (u *upstream) hangUp() {
+	force := time.AfterFunc(hangUpTimeout, u.close)
+	go func() {
+		_ = u.conn.Close()
+		force.Stop()
+	}()
+}
 
 // quiet reports whether the upstream has neither said anything unasked nor hung
 // up. It does not wait.
@@ -98,10 +110,11 @@ func (u *upstream) unpark() bool {
 	if u.parked == nil {
 		return true
 	}
-	_ = u.socket.SetReadDeadline(time.Unix(1, 0))
+	// Writes too: TLS may be answering the upstream. It is of no use then.
+	_ = u.socket.SetDeadline(time.Unix(1, 0))
 	<-u.parked
 	u.parked = nil
-	return !u.dead.Load() && u.socket.SetReadDeadline(time.Time{}) == nil
+	return !u.dead.Load() && u.socket.SetDeadline(time.Time{}) == nil
 }
 
 // headLimit bounds what is read for the head of a response.
@@ -158,16 +171,19 @@ func (s *socket) Read(p []byte) (int, error) {
 // runtime does not look.
 func (s *socket) poll(p []byte) (n int, err error) {
 	if s.raw == nil {
-		return 0, os.ErrDeadlineExceeded
+		return 0, errCannotLook
 	}
 	failed := s.raw.Read(func(fd uintptr) bool {
-		n, err = syscall.Read(int(fd), p)
-		return true
+		for {
+			if n, err = syscall.Read(int(fd), p); err != syscall.EINTR {
+				return true
+			}
+		}
 	})
 	switch {
 	case failed != nil:
 		return 0, failed
-	case err == syscall.EAGAIN || err == syscall.EINTR:
+	case err == syscall.EAGAIN:
 		return 0, os.ErrDeadlineExceeded
 	case err != nil:
 		return 0, err
@@ -177,7 +193,13 @@ func (s *socket) poll(p []byte) (n int, err error) {
 	return n, nil
 }
 
+var errCannotLook = errors.New("the connection does not show what has come")
+
 func (s *socket) Write(p []byte) (int, error) {
+	if s.polling { // TLS answers what the poll has read
+		_ = s.Conn.SetWriteDeadline(time.Now().Add(pollTimeout))
+		defer func() { _ = s.Conn.SetWriteDeadline(time.Time{}) }()
+	}
 	n, err := s.Conn.Write(p)
 	s.sent.Add(int64(n))
 	return n, err
