@@ -17,7 +17,7 @@ export GOFLAGS := $(GOFLAGS) -buildvcs=false
 DEMO_PEERS := nginx=nginx-light curl openssl ip=iproute2 update-ca-certificates=ca-certificates
 TEST_PEERS := $(DEMO_PEERS) git sqlite3 dig=dnsutils ping=iputils-ping sshd=openssh-server ssh=openssh-client \
 	python3 node=nodejs javac=default-jdk-headless certutil=libnss3-tools h2load=nghttp2-client \
-	wget npm gh skopeo chromium
+	wget npm gh skopeo chromium psql=postgresql-client iptables
 
 # Every package but those that need the built binary and the lab. One of the
 # latter at a time: some measure what others would disturb.
