@@ -22,10 +22,11 @@ var mayImport = map[string][]string{
 	"enrolment": {"secret"},
 	"proxy/ca":  {},
 	"listener":  {},
+	"datagrams": {},
 
 	"policy":           {"secret"},
 	"registry":         {"secret"},
-	"proxy/wireguard":  {"secret"},
+	"proxy/wireguard":  {"datagrams", "secret"},
 	"proxy/egress":     {},
 	"proxy/dns":        {"policy", "registry"},
 	"proxy":            {"policy", "registry", "secret", "proxy/dns", "proxy/egress", "proxy/wireguard"},
@@ -41,7 +42,7 @@ var mayImport = map[string][]string{
 	"dashboard": {"enrolment/invites", "listener", "policy", "registry", "secret"},
 
 	// What runs on an agent host knows the protocol and nothing of the gateway.
-	"agent":         {"enrolment", "secret"},
+	"agent":         {"datagrams", "enrolment", "secret"},
 	"agent/sandbox": {"agent"},
 }
 
