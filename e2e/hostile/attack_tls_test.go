@@ -70,6 +70,7 @@ func names(ctx context.Context, t *testing.T, n int, prefix string, try func(ctx
 // endpoint lets the agent choose.
 func TestI16_CertificateFloodsByServerNameAreBounded(t *testing.T) {
 	const n = 4200 // more than the 4096 leaves that are kept
+	needRoom(t, 100)
 	var done int64
 	c := unharmed(t, func(ctx context.Context) {
 		done = names(ctx, t, n, "leaf", func(ctx context.Context, conn net.Conn, name string) error {
