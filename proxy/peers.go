@@ -3,7 +3,9 @@ package proxy
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -185,7 +187,13 @@ func (p *Peers) newPeerSet(snapshot *registry.Snapshot, own [32]byte) peerSet {
 	set := make(peerSet)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for _, reg := range snapshot.All() {
+	all := snapshot.All()
+	// Of registrations that have gone nothing is remembered. Those that are blocked
+	// stay: their next life must be another than the last.
+	maps.DeleteFunc(p.lives, func(key [32]byte, _ int) bool {
+		return !slices.ContainsFunc(all, func(reg *registry.Registration) bool { return reg.PublicKey == key })
+	})
+	for _, reg := range all {
 		if reg.PublicKey == own || reg.PublicKey == ([32]byte{}) {
 			continue
 		}
@@ -253,8 +261,6 @@ func (p *Peers) record(ctx context.Context, t *wireguard.Tunnel) error {
 		if stats, err = t.Stats(); err != nil {
 			return err
 		}
-	}
-	if t != nil {
 		p.db.ReportHealth(healthOf(p.db.Snapshot(), stats))
 	}
 	shook := p.take()

@@ -99,8 +99,8 @@ func (n *inside) forget(gone int64, now time.Time) {
 // peers they are for.
 type sessions struct {
 	mu   sync.RWMutex
-	of   map[uint32]*peer    // guarded by mu
-	kept map[*peer]*[]uint32 // each peer's, oldest first; guarded by mu
+	of   map[uint32]*peer   // guarded by mu
+	kept map[*peer][]uint32 // each peer's, oldest first; guarded by mu
 }
 
 // issue notes the sender index of a handshake message that is about to be sent
@@ -113,21 +113,17 @@ func (s *sessions) issue(message []byte, p *peer) {
 		return // forgotten already, or about to be
 	}
 	if s.of == nil {
-		s.of, s.kept = make(map[uint32]*peer), make(map[*peer]*[]uint32)
+		s.of, s.kept = make(map[uint32]*peer), make(map[*peer][]uint32)
 	}
 	if s.of[index] == p {
 		return // the same message again
 	}
 	kept := s.kept[p]
-	if kept == nil {
-		kept = new([]uint32)
-		s.kept[p] = kept
+	if len(kept) == indexesKept {
+		s.drop(kept[0], p)
+		kept = slices.Delete(kept, 0, 1)
 	}
-	if len(*kept) == indexesKept {
-		s.drop((*kept)[0], p)
-		*kept = slices.Delete(*kept, 0, 1)
-	}
-	*kept = append(*kept, index)
+	s.kept[p] = append(kept, index)
 	s.of[index] = p
 }
 
@@ -142,12 +138,10 @@ func (s *sessions) drop(index uint32, p *peer) {
 func (s *sessions) forget(p *peer) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if kept := s.kept[p]; kept != nil {
-		for _, index := range *kept {
-			s.drop(index, p)
-		}
-		delete(s.kept, p)
+	for _, index := range s.kept[p] {
+		s.drop(index, p)
 	}
+	delete(s.kept, p)
 }
 
 // find returns the peer of an index, or nil.
