@@ -31,7 +31,7 @@ const Socket = "control.sock"
 // Limits.
 const (
 	maxRequest = 16 << 10 // bytes
-	maxReply   = 2 << 20  // bytes: a list of every invite is under a third of it
+	maxReply   = 4 << 20  // bytes: 2000 invites, each with 16 profiles of 64 bytes, are under 3 MiB
 	ioTimeout  = 5 * time.Second
 	runTimeout = 30 * time.Second // for a command to be done
 	maxWaiting = 16               // connections at once; further ones wait in the kernel's queue

@@ -32,9 +32,7 @@ func addressRows(of, pin registry.Pin) []addressRow {
 	var rows []addressRow
 	for _, a := range of.Addrs() {
 		over := a == of.IPv4 || a == of.IPv6
-		if !slices.ContainsFunc(rows, func(r addressRow) bool { return r.Addr == a.String() }) {
-			rows = append(rows, addressRow{a.String(), !over, !pin.Has(a)})
-		}
+		rows = append(rows, addressRow{a.String(), !over, !pin.Has(a)})
 	}
 	return rows
 }

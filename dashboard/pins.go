@@ -57,10 +57,7 @@ var carrierNAT = netip.MustParsePrefix("100.64.0.0/10")
 // behind it, where that is so. own are the gateway's addresses.
 func pinRemarks(pin registry.Pin, own []netip.Addr) []string {
 	remarks := []string{}
-	for i, a := range pin.Addrs() {
-		if slices.Contains(pin.Addrs()[:i], a) {
-			continue
-		}
+	for _, a := range pin.Addrs() {
 		if what := shared(a, own); what != "" {
 			remarks = append(remarks, fmt.Sprintf("%s is %s: this pin proves nothing", a, what))
 		}

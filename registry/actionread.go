@@ -98,12 +98,12 @@ func (f ActionFilter) query(since int64) (string, []any) {
 	}
 	switch {
 	case spans && f.Registration == "":
-		and("s.field = 'endpoint' AND s.value = ?", f.Endpoint)
+		and("s.field = ? AND s.value = ?", fieldEndpoint, f.Endpoint)
 	case spans:
-		and("s.field = 'registration' AND s.value = ?", f.Registration)
+		and("s.field = ? AND s.value = ?", fieldRegistration, f.Registration)
 		if f.Endpoint != "" {
 			and(`EXISTS (SELECT 1 FROM action_spans e
-				WHERE e.field = 'endpoint' AND e.value = ? AND e.span = s.span)`, f.Endpoint)
+				WHERE e.field = ? AND e.value = ? AND e.span = s.span)`, fieldEndpoint, f.Endpoint)
 		}
 	}
 	if f.Verdict != "" {

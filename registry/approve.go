@@ -167,6 +167,7 @@ func (db *DB) Revoke(ctx context.Context, id ID) error {
 		next.State = Revoked
 		next.RevokedAt = now
 		next.ExpiresAt = time.Time{}
+		next.Invited = nil
 		*r = next
 		return true, nil
 	})
@@ -179,7 +180,7 @@ func (db *DB) UnapproveAll(ctx context.Context) error {
 	err := db.amend(ctx, func(s *Snapshot, now time.Time) (amendment, error) {
 		var a amendment
 		for _, r := range s.all {
-			if (r.State != Approved && r.State != Blocked && len(r.Invited) == 0) || r.expired(now) {
+			if !r.held() || (r.State == Pending && len(r.Invited) == 0) || r.expired(now) {
 				continue
 			}
 			next := *r

@@ -505,3 +505,27 @@ func TestI17_KilledAtAnyInstantUsesAnInviteOnceOrNotAtAll(t *testing.T) {
 		}
 	}
 }
+
+// TestI17_ResetLeavesTheRevokedAlone: one that an invite had approved in advance, too.
+func TestI17_ResetLeavesTheRevokedAlone(t *testing.T) {
+	c, dir := newClock(), stateDir(t)
+	db := openIn(t, dir, c)
+	invite(t, db, c, "i_a", func(i *registry.Invite) { i.Profiles = []string{"ci"} })
+	reg, err := enrolWith(t, db, "i_a", newSource())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Revoke(t.Context(), reg.ID); err != nil {
+		t.Fatal(err)
+	}
+	if err := db.UnapproveAll(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := get(t, db, reg.ID).State; got != registry.Revoked {
+		t.Errorf("the state is %s", got)
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	openIn(t, dir, c) // fails the test where the registry does not open again
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -43,11 +44,11 @@ func (p Pin) Has(a netip.Addr) bool {
 	return a.IsValid() && (a == p.IPv4 || a == p.IPv6 || a == p.UDP4 || a == p.UDP6)
 }
 
-// Addrs returns the pin's addresses.
+// Addrs returns the pin's addresses, each once.
 func (p Pin) Addrs() []netip.Addr {
 	var addrs []netip.Addr
 	for _, a := range []netip.Addr{p.IPv4, p.IPv6, p.UDP4, p.UDP6} {
-		if a.IsValid() {
+		if a.IsValid() && !slices.Contains(addrs, a) {
 			addrs = append(addrs, a)
 		}
 	}

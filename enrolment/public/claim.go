@@ -78,7 +78,7 @@ func (h *handler) deviates(r *http.Request, reg *registry.Registration) bool {
 	}
 	what := "a " + path.Base(r.URL.Path)
 	if outside && reg.State != registry.Blocked {
-		h.Log.Warn("registration blocked: a request came from outside its pin", "registration", reg.ID, "name", reg.Name, "from", from, "what", what)
+		h.Log.Warn("registration blocked: a request came from outside its pin", "registration", reg.ID, logName(reg.Name), "from", from, "what", what)
 	}
 	// Whatever becomes of the request, this has happened.
 	err := h.Registry.Deviate(context.WithoutCancel(r.Context()), reg.ID, registry.Deviation{From: from, What: what})
