@@ -40,7 +40,7 @@ func askLease(ctx context.Context, cfg Config) (*net.UnixConn, *lease, error) {
 				return nil, nil, err
 			}
 		}
-		if err := startDaemon(cfg); err != nil && !errors.Is(err, agent.ErrHeld) {
+		if err := startDaemon(ctx, cfg); err != nil && !errors.Is(err, agent.ErrHeld) {
 			return nil, nil, err
 		}
 		select {
@@ -82,7 +82,7 @@ func requestLease(ctx context.Context, c *net.UnixConn) (*lease, error) {
 
 // startDaemon starts one and waits until it serves. agent.ErrHeld: there is one
 // already, or just now another is starting.
-func startDaemon(cfg Config) error {
+func startDaemon(ctx context.Context, cfg Config) error {
 	ready, child, err := os.Pipe()
 	if err != nil {
 		return fmt.Errorf("starting the daemon: %w", err)
@@ -110,6 +110,8 @@ func startDaemon(cfg Config) error {
 	}
 	child.Close()
 	go func() { _ = cmd.Wait() }() // so that it does not stay behind as a zombie while we run
+	stop := context.AfterFunc(ctx, func() { _ = ready.SetReadDeadline(time.Now()) })
+	defer stop()
 	said, err := io.ReadAll(io.LimitReader(ready, maxComplaint))
 	if err != nil {
 		return fmt.Errorf("starting the daemon: %w", err)

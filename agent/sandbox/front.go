@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"path/filepath"
 	"runtime"
 	"syscall"
 	"time"
@@ -231,6 +232,10 @@ func planFor(cfg Config, l *lease) (*plan, error) {
 	}
 	defer mounts.Close()
 	states := map[string]string{cfg.State: cfg.Agent.PublicDir()}
+	if own, err := agent.UserStateDir(); err == nil && own != cfg.State {
+		// With --state there may be another enrolment of this user's.
+		states[own] = filepath.Join(own, "public")
+	}
 	if os.Geteuid() == 0 && cfg.State != agent.DefaultStateDir {
 		// Root may read the host's own enrolment.
 		states[agent.DefaultStateDir] = agent.DefaultStateDir + "/public"

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -79,7 +80,7 @@ func makePlan(s surroundings, states map[string]string, l *lease) (*plan, error)
 	if err != nil {
 		return nil, err
 	}
-	for state, public := range states {
+	for _, state := range slices.Sorted(maps.Keys(states)) { // what is above comes first
 		real, err := filepath.EvalSymlinks(state)
 		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
 			continue
@@ -88,10 +89,12 @@ func makePlan(s surroundings, states map[string]string, l *lease) (*plan, error)
 			return nil, fmt.Errorf("finding the state directory: %w", err)
 		}
 		for _, path := range append([]string{real}, mounts.aliases(real)...) {
+			// A working directory in there is no reason to show it.
+			p.Keeps = slices.DeleteFunc(p.Keeps, func(k string) bool { return k == path || below(k, path) })
 			p.cover(path)
 		}
 		// What env names must be there under the name that it has.
-		if shown, err := filepath.EvalSymlinks(public); err == nil {
+		if shown, err := filepath.EvalSymlinks(states[state]); err == nil {
 			p.Public = append(p.Public, shown)
 		}
 	}

@@ -206,3 +206,29 @@ func TestAppArmorProfile_IsInTheDocs(t *testing.T) {
 		t.Error("docs/agent-run.md shows another profile")
 	}
 }
+
+// A working directory below /tmp is shown as it is, but not where it holds the
+// join credential.
+func TestPlan_NoWorkingDirectoryShowsTheJoinCredential(t *testing.T) {
+	base, err := os.MkdirTemp("/tmp", "clawpatrol-plan-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(base) })
+	state := base + "/st"
+	for _, dir := range []string{state + "/private", state + "/public"} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, dir := range []string{state, state + "/private"} {
+		p, err := makePlan(surroundings{home: "/root", dir: dir, unixSockets: strings.NewReader(""), mounts: strings.NewReader("")},
+			map[string]string{state: state + "/public"}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !p.covered(state + "/private") {
+			t.Errorf("in %s the join credential is shown: %+v", dir, p)
+		}
+	}
+}

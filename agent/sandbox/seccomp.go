@@ -34,7 +34,7 @@ const x32 = 0x40000000
 
 // socketFamilies are those that a network namespace separates. Of the others,
 // AF_VSOCK reaches the machine's hypervisor past every namespace.
-var socketFamilies = []uint32{unix.AF_UNIX, unix.AF_INET, unix.AF_INET6, unix.AF_NETLINK, unix.AF_PACKET}
+var socketFamilies = []uint32{unix.AF_UNIX, unix.AF_INET, unix.AF_INET6, unix.AF_NETLINK}
 
 // terminalTricks put characters into a terminal as if they had been typed, for
 // the shell outside to run.

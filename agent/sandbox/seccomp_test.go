@@ -61,6 +61,7 @@ func TestFilter(t *testing.T) {
 				{name: "netlink", nr: a.socket, arg0: unix.AF_NETLINK, want: ok},
 				{name: "vsock", nr: a.socket, arg0: unix.AF_VSOCK, want: refused(unix.EAFNOSUPPORT)},
 				{name: "alg", nr: a.socket, arg0: unix.AF_ALG, want: refused(unix.EAFNOSUPPORT)},
+				{name: "packet", nr: a.socket, arg0: unix.AF_PACKET, want: refused(unix.EAFNOSUPPORT)},
 				{name: "family 0", nr: a.socket, want: refused(unix.EAFNOSUPPORT)},
 				{name: "TIOCSTI", nr: a.ioctl, arg1: unix.TIOCSTI, want: refused(unix.EPERM)},
 				{name: "TIOCLINUX", nr: a.ioctl, arg1: 0x541C, want: refused(unix.EPERM)},
