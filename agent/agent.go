@@ -67,6 +67,8 @@ type Agent struct {
 	outMu sync.Mutex // held to write to cfg.Out
 
 	unprivileged bool // its enrolment serves `clawpatrol run` only, see NewForRun
+
+	envTold map[string]string // what writeEnv was last given: it tells once
 }
 
 // New returns the agent of a host. It reads and changes nothing.

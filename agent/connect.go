@@ -34,6 +34,7 @@ func (h *holder) connect(ctx context.Context, before time.Time, once bool) error
 			return err
 		}
 		var away error
+		tried := false
 		for _, e := range endpoints {
 			here, err := h.leave(ctx, e.Addr())
 			if !here {
@@ -42,11 +43,14 @@ func (h *holder) connect(ctx context.Context, before time.Time, once bool) error
 				}
 				continue
 			}
-			away = nil
+			tried = true
 			if ok, err := h.handshake(ctx, e, before); ok || err != nil {
 				h.tellAway(nil)
 				return err
 			}
+		}
+		if tried { // a gateway that is silent is no sign of having moved
+			away = nil
 		}
 		if once && away != nil {
 			return fmt.Errorf("bringing the tunnel up: %w", away)

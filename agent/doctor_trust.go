@@ -223,7 +223,7 @@ func (p *probe) check(ctx context.Context, t toolProbe) *Check {
 
 // environment is this process's, without what env exports or with it.
 func (p *probe) environment(exported bool) []string {
-	drop := map[string]bool{"JAVA_TOOL_OPTIONS": true, "SSL_CERT_DIR": true}
+	drop := map[string]bool{"JAVA_TOOL_OPTIONS": true, "SSL_CERT_DIR": true, "GIT_SSL_NO_VERIFY": true}
 	for _, names := range [][]string{bundleVariables, addedVariables} {
 		for _, n := range names {
 			drop[n] = true

@@ -80,7 +80,7 @@ var (
 func checkEnv(name, value string) error {
 	switch {
 	case !envName.MatchString(name):
-		return fmt.Errorf("%q is not a name of an environment variable", name)
+		return fmt.Errorf("%s is not a name of an environment variable", oneLine(name))
 	case slices.Contains(unsafeNames, name), slices.Contains(bundleVariables, name), slices.Contains(addedVariables, name),
 		!strings.HasSuffix(name, harmlessSuffix) && slices.ContainsFunc(unsafePrefixes, func(p string) bool { return strings.HasPrefix(name, p) }),
 		slices.ContainsFunc(unsafeSuffixes, func(s string) bool { return strings.HasSuffix(name, s) }):

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// Event is one thing that Join, Up, Down and Leave report: a line for people, or
+// Event is one thing that Join, Up, Down, Repin and Leave report: a line for people, or
 // with Config.JSON this as an object on a line of its own. The names stay as they
 // are (docs/agent-host.md); the words of Message may change.
 type Event struct {

@@ -7,19 +7,17 @@ import (
 	"io"
 	"net"
 	"sync"
-	"sync/atomic"
 )
 
 // relay passes connections to a port of loopback on to one server, byte for
 // byte. Programs that cannot be told to leave the tunnel reach the gateway's
 // public listener through it.
 type relay struct {
-	ln       net.Listener
-	dial     func(context.Context) (net.Conn, error)
-	ctx      context.Context
-	stop     context.CancelFunc
-	conns    sync.WaitGroup
-	accepted atomic.Int64
+	ln    net.Listener
+	dial  func(context.Context) (net.Conn, error)
+	ctx   context.Context
+	stop  context.CancelFunc
+	conns sync.WaitGroup
 }
 
 func startRelay(dial func(context.Context) (net.Conn, error)) (*relay, error) {
@@ -54,7 +52,6 @@ func (r *relay) accept() {
 		if err != nil {
 			return
 		}
-		r.accepted.Add(1)
 		select {
 		case slots <- struct{}{}:
 		default:

@@ -208,14 +208,20 @@ type envFile struct {
 // writeEnv records the placeholders, without those it would be unwise to export.
 func (a *Agent) writeEnv(st *state, placeholders map[string]string) error {
 	kept := make(map[string]string, len(placeholders))
+	told := maps.Equal(a.envTold, placeholders)
+	a.envTold = placeholders
 	for _, name := range slices.Sorted(maps.Keys(placeholders)) {
 		value := placeholders[name]
 		if len(kept) == maxVariables {
-			a.say("placeholders not exported: more than %d", maxVariables)
+			if !told {
+				a.say("placeholders not exported: more than %d", maxVariables)
+			}
 			break
 		}
 		if err := checkEnv(name, value); err != nil {
-			a.say("placeholder not exported: %v", err)
+			if !told {
+				a.say("placeholder not exported: %v", err)
+			}
 			continue
 		}
 		kept[name] = value

@@ -5,6 +5,7 @@ const tls = require("tls");
 const s = tls.connect({
 	host: "127.0.0.1",
 	port: Number(port),
+	rejectUnauthorized: true, // whatever NODE_TLS_REJECT_UNAUTHORIZED says
 	servername: require("net").isIP(host) ? "" : host, // RFC 6066: an address is no server name
 	checkServerIdentity: (_, cert) => tls.checkServerIdentity(host, cert),
 }, () => process.exit(0));

@@ -76,7 +76,10 @@ func TestRun_HostileCommandReachesNothingOutside(t *testing.T) {
 
 	attack := func(name, line string) {
 		t.Run(name, func(t *testing.T) {
-			r := inside(t, line)
+			r := inside(t, began+line)
+			if !strings.HasPrefix(r.out, "the-run-began\n") {
+				t.Fatalf("it did not run: %+v", r)
+			}
 			if r.code == 0 {
 				t.Errorf("it worked: %s\n%s%s", line, r.out, r.errs)
 			}

@@ -49,6 +49,10 @@ var (
 	upstream = new(lab.Upstream)
 )
 
+// began stands before the line of an attack: one that a run refused must be told
+// from one that never ran.
+const began = "echo the-run-began; "
+
 func TestMain(m *testing.M) {
 	if os.Args[0] == probePath || os.Args[0] == "probe" {
 		os.Exit(probe(os.Args[1:]))

@@ -74,14 +74,12 @@ func TestRun_AsRoot(t *testing.T) {
 		"the host's own enrolment": "ls /var/lib/clawpatrol-agent/private",
 	} {
 		t.Run(name, func(t *testing.T) {
-			if r := root(line); r.code == 0 {
-				t.Errorf("it worked: %s\n%s%s", line, r.out, r.errs)
+			if r := root(began + line); r.code == 0 || !strings.HasPrefix(r.out, "the-run-began\n") {
+				t.Errorf("it worked, or did not run: %s\n%s%s", line, r.out, r.errs)
 			}
 		})
 	}
 	t.Run("terminal", func(t *testing.T) {
-		s := start(t, "true")
-		s.end()
 		r := finish(t, as(t.Context(), host, "0", home, "script", "-qec", "clawpatrol run sh -c 'test -t 0 && tty'", "/dev/null")).ok(t)
 		if !strings.Contains(r.out, "/dev/console") {
 			t.Errorf("%+v", r)
@@ -113,8 +111,8 @@ func TestRun_OnAJoinedHost(t *testing.T) {
 		t.Fatalf("%+v", r)
 	}
 	for _, line := range []string{"ls /var/lib/clawpatrol-agent/private", "umount /run", "ip addr add 10.9.9.9/32 dev lo", "probe ptrace 1"} {
-		if r := run(line); r.code == 0 {
-			t.Errorf("it worked: %s", line)
+		if r := run(began + line); r.code == 0 || !strings.HasPrefix(r.out, "the-run-began\n") {
+			t.Errorf("it worked, or did not run: %s: %+v", line, r)
 		}
 	}
 	// Root's command there does not see the host's enrolment.
