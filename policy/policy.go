@@ -94,7 +94,7 @@ type Egress struct {
 
 // Endpoint is a destination the policy names.
 type Endpoint struct {
-	Type         string // "https"
+	Type         string // "https", "ssh"
 	Name         string
 	Hosts        []Host
 	Address      netip.AddrPort // where to dial instead of resolving the host; zero: resolve
@@ -102,6 +102,7 @@ type Endpoint struct {
 	PassCookies  bool           // cookies = "pass": Set-Cookie reaches agents
 	DropCookies  bool           // cookies = "none": nor do cookies of agents reach the endpoint
 	PassIdentity bool           // identity = "pass"
+	SSH          *SSH           // of type "ssh" only
 
 	// Fingerprint changes whenever any setting of the endpoint does (the
 	// contents of ca_file included). Pools and live flows compare it.
@@ -128,6 +129,8 @@ type Credential struct {
 	Name        string
 	Endpoint    *Endpoint
 	Username    string // basic
+	User        string // ssh_key, ssh_password: who to be upstream; empty: one of Users, as the agent asks
+	Users       []string
 	Header      string // header: canonical MIME form
 	Parameter   string // query: the parameter's name, decoded
 	Cookie      string // cookie: the cookie's name
