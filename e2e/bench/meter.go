@@ -153,7 +153,8 @@ func tree(n int) func() []int {
 	}
 }
 
-// cpuOf returns the CPU seconds that processes have used.
+// cpuOf returns the CPU seconds that processes have used, and those of their
+// children that have ended and been waited for.
 func cpuOf(pids []int) (seconds float64) {
 	for _, pid := range pids {
 		b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
@@ -161,7 +162,9 @@ func cpuOf(pids []int) (seconds float64) {
 			continue // ended
 		}
 		f := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
-		seconds += ticks(f[11]) + ticks(f[12]) // utime and stime, proc(5)
+		for _, used := range f[11:15] { // utime, stime, cutime and cstime, proc(5)
+			seconds += ticks(used)
+		}
 	}
 	return seconds
 }

@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/credentials"
 	pb "google.golang.org/grpc/interop/grpc_testing"
 
+	"github.com/clawpatrol/clawpatrol/e2e/grpcecho"
 	"github.com/clawpatrol/clawpatrol/e2e/lab"
 )
 
@@ -109,9 +110,7 @@ func runPrograms(t *testing.T, results map[string]string) {
 	must(t, err)
 	defer func() { must(t, l.Close()) }()
 	must(t, l.ServeHTTPS(ctx, "api.example.com", 0, http.HandlerFunc(serveAPI)))
-	service := grpc.NewServer()
-	pb.RegisterTestServiceServer(service, echoService{})
-	must(t, l.ServeHTTPS(ctx, "grpc.example.com", 1, service))
+	must(t, l.ServeHTTPS(ctx, "grpc.example.com", 1, grpcecho.NewServer()))
 	gateway, err := l.StartGateway(ctx, labPolicy, map[string]string{"lab-ca.pem": string(l.PKI.PEM)})
 	must(t, err)
 	for _, name := range []string{"api", "grpc"} {
@@ -182,30 +181,6 @@ func serveAPI(w http.ResponseWriter, r *http.Request) {
 		}
 	default:
 		fmt.Fprint(w, r.RequestURI)
-	}
-}
-
-// echoService is a gRPC service that says what it is told.
-type echoService struct {
-	pb.UnimplementedTestServiceServer
-}
-
-func (echoService) UnaryCall(_ context.Context, r *pb.SimpleRequest) (*pb.SimpleResponse, error) {
-	return &pb.SimpleResponse{Payload: r.Payload}, nil
-}
-
-func (echoService) FullDuplexCall(both grpc.BidiStreamingServer[pb.StreamingOutputCallRequest, pb.StreamingOutputCallResponse]) error {
-	for {
-		m, err := both.Recv()
-		if err == io.EOF {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		if err := both.Send(&pb.StreamingOutputCallResponse{Payload: m.Payload}); err != nil {
-			return err
-		}
 	}
 }
 

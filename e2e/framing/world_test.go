@@ -25,7 +25,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -65,7 +64,7 @@ const (
 // world is the handler with a registration in front of it and an upstream behind.
 type world struct {
 	*proxytest.Kit
-	out     *outside
+	out     *proxytest.Lasting
 	handler *https.Handler
 	roots   *x509.CertPool
 	up      *upstream
@@ -75,7 +74,7 @@ type world struct {
 
 func newWorld(t testing.TB) *world {
 	t.Helper()
-	out := &outside{TB: t}
+	out := &proxytest.Lasting{TB: t}
 	dir := t.TempDir()
 	issuer, err := ca.Open(ca.Config{Dir: filepath.Join(dir, "world")})
 	must(t, err)
@@ -120,7 +119,7 @@ type agent struct {
 
 // dial begins a flow. It must be ended by leave.
 func (w *world) dial(alpn string) (*agent, error) {
-	stop := w.out.input()
+	stop := w.out.Input()
 	near, far := net.Pipe()
 	flow := w.Flow(w.id, host, 443, far)
 	a := &agent{pipe: near, done: make(chan error, 1), stop: stop}
@@ -203,48 +202,6 @@ var needles = func() []string {
 	}
 	return all
 }()
-
-// outside is the TB of a world that is used many times over in one test, or
-// inside a fuzz target, where F must not be touched: what an input begins in the
-// kit ends with the input.
-type outside struct {
-	testing.TB
-	mu     sync.Mutex
-	inside context.Context // of the input; nil between inputs; guarded by mu
-}
-
-func (o *outside) Helper() {}
-
-func (o *outside) Cleanup(f func()) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.inside == nil {
-		o.TB.Cleanup(f)
-	}
-}
-
-func (o *outside) Context() context.Context {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.inside == nil {
-		return o.TB.Context()
-	}
-	return o.inside
-}
-
-// input begins one; end ends it.
-func (o *outside) input() (end func()) {
-	ctx, cancel := context.WithCancel(context.Background())
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.inside = ctx
-	return func() {
-		cancel()
-		o.mu.Lock()
-		defer o.mu.Unlock()
-		o.inside = nil
-	}
-}
 
 func must(t testing.TB, err error) {
 	t.Helper()

@@ -2,7 +2,6 @@ package hostile
 
 import (
 	"context"
-	"crypto/tls"
 	"fmt"
 	"io"
 	"net"
@@ -75,7 +74,7 @@ func ask(ctx context.Context) error {
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return theLab.Agents[1].Dial(ctx, "tcp", "192.0.2.13:443")
 		},
-		TLSClientConfig:   &tls.Config{InsecureSkipVerify: true, ServerName: "web.example.org"},
+		TLSClientConfig:   careless("web.example.org"),
 		DisableKeepAlives: true,
 	}
 	req, err := http.NewRequestWithContext(ctx, "GET", "https://web.example.org/", nil)

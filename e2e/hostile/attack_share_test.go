@@ -154,7 +154,8 @@ func takeBack(ctx context.Context, until time.Time, sent *atomic.Int64) error {
 func TestI16_HostsOfOneRegistrationDoNotDisplaceAnothers(t *testing.T) {
 	const n = 4200 // more than the 4096 pools that are kept
 	cache := tls.NewLRUClientSessionCache(4)
-	config := &tls.Config{InsecureSkipVerify: true, ServerName: "ops.example.com", ClientSessionCache: cache}
+	config := careless("ops.example.com")
+	config.ClientSessionCache = cache
 	// ops' request tells by which connection it came to its upstream, and whether
 	// its TLS session was resumed.
 	ask := func() (remote string, resumed bool) {

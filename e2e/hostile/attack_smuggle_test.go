@@ -232,11 +232,11 @@ var doubtful = []ambiguous{
 	{"CR alone", "POST /usual-CASE HTTP/1.1\rHost: raw.example.com\r\r\n\r\n", 0},
 	{"CR in a value", usual + "X-A: b\rX-Injected: 1\r\nContent-Length: 0\r\n\r\n", 0},
 	{"NUL in a value", usual + "X-A: b\x00c\r\nContent-Length: 0\r\n\r\n", 0},
-	{"CR in the target", "GET /a\rX-Injected: HTTP/1.1\r\nHost: raw.example.com\r\n\r\n", 0},
-	{"blank in the target", "GET /a /smuggled HTTP/1.1\r\nHost: raw.example.com\r\n\r\n", 0},
-	{"version that is none", "GET / HTTP/1.1x\r\nHost: raw.example.com\r\n\r\n", 0},
-	{"version 1.9", "GET / HTTP/1.9\r\nHost: raw.example.com\r\n\r\n", 1},
-	{"version 2.0", "GET / HTTP/2.0\r\nHost: raw.example.com\r\n\r\n", 0},
+	{"CR in the target", "GET /a\rX-Injected: a-CASE HTTP/1.1\r\nHost: raw.example.com\r\n\r\n", 0},
+	{"blank in the target", "GET /a /smuggled-CASE HTTP/1.1\r\nHost: raw.example.com\r\n\r\n", 0},
+	{"version that is none", "GET /usual-CASE HTTP/1.1x\r\nHost: raw.example.com\r\n\r\n", 0},
+	{"version 1.9", "GET /usual-CASE HTTP/1.9\r\nHost: raw.example.com\r\n\r\n", 0},
+	{"version 2.0", "GET /usual-CASE HTTP/2.0\r\nHost: raw.example.com\r\n\r\n", 0},
 	{"HTTP/2 preface in HTTP/1.1", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 0},
 	{"trailers that frame", usual + "Trailer: Content-Length, X-A\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nContent-Length: 50\r\nX-A: b\r\n\r\n", 1},
 	{"trailers unannounced", usual + "Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nHost: web.example.org\r\nAuthorization: mine\r\nTransfer-Encoding: chunked\r\n\r\n", 1},
@@ -244,10 +244,10 @@ var doubtful = []ambiguous{
 	{"upgrade to h2c", "GET /usual-CASE HTTP/1.1\r\nHost: raw.example.com\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\n\r\n", 1},
 	{"connection that lists what frames", usual + "Connection: Content-Length, Host, Authorization\r\nContent-Length: LENGTH\r\n\r\n" + smuggled, 1},
 	{"a body that GET has", "GET /usual-CASE HTTP/1.1\r\nHost: raw.example.com\r\nContent-Length: LENGTH\r\n\r\n" + smuggled, 1},
-	{"two hosts", "GET / HTTP/1.1\r\nHost: raw.example.com\r\nHost: web.example.org\r\n\r\n", 0},
-	{"no host", "GET / HTTP/1.1\r\n\r\n", 0},
-	{"absolute form of another", "GET https://web.example.org/ HTTP/1.1\r\nHost: raw.example.com\r\n\r\n", 0},
-	{"absolute form beside another host", "GET https://raw.example.com/ HTTP/1.1\r\nHost: web.example.org\r\n\r\n", 0},
+	{"two hosts", "GET /usual-CASE HTTP/1.1\r\nHost: raw.example.com\r\nHost: web.example.org\r\n\r\n", 0},
+	{"no host", "GET /usual-CASE HTTP/1.1\r\n\r\n", 0},
+	{"absolute form of another", "GET https://web.example.org/usual-CASE HTTP/1.1\r\nHost: raw.example.com\r\n\r\n", 0},
+	{"absolute form beside another host", "GET https://raw.example.com/usual-CASE HTTP/1.1\r\nHost: web.example.org\r\n\r\n", 0},
 }
 
 // notSmuggled sends each and fails the test where more of it reaches the upstream
@@ -271,7 +271,7 @@ func notSmuggled(t *testing.T, host string, requests []ambiguous) {
 		}
 	}
 	heads := arrived(t, host, "all")
-	follows := 0
+	known := 0
 	for i, c := range requests {
 		var got []string
 		for _, head := range heads {
@@ -279,11 +279,13 @@ func notSmuggled(t *testing.T, host string, requests []ambiguous) {
 				got = append(got, head)
 			}
 		}
+		known += len(got)
 		if len(got) > c.most {
 			t.Errorf("%s: %d requests at the upstream, want at most %d: %q", c.name, len(got), c.most, got)
 		}
 		t.Logf("%s: answers %v, %d requests at the upstream", c.name, answers[i], len(got))
 	}
+	follows := 0
 	for _, head := range heads {
 		if strings.HasPrefix(head, "GET /follows/") {
 			follows++
@@ -291,6 +293,9 @@ func notSmuggled(t *testing.T, host string, requests []ambiguous) {
 	}
 	if follows != 5 {
 		t.Errorf("of what followed %d requests came, want 5", follows)
+	}
+	if n := len(heads) - known - follows; n != 0 {
+		t.Errorf("%d requests at the upstream that nobody made: %q", n, heads)
 	}
 }
 

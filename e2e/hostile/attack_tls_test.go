@@ -89,20 +89,15 @@ func TestI16_CertificateFloodsByServerNameAreBounded(t *testing.T) {
 	if done < n {
 		t.Errorf("%d handshakes of %d", done, n)
 	}
-	// Names that the wildcard does not match get none.
-	for _, name := range []string{"wild.example", "a.b.wild.example", "*.wild.example", "x.wild.example.", "under_score.wild.example", strings.Repeat("a", 64) + ".wild.example"} {
-		conn, err := reach(t.Context(), ci, "web.example.org")
-		if err != nil {
-			t.Fatal(err)
-		}
-		secure, err := handshake(t.Context(), conn, name)
-		if err == nil {
-			for _, leaf := range secure.ConnectionState().PeerCertificates {
-				if strings.Contains(leaf.Issuer.CommonName, "Claw Patrol") && name != "x.wild.example." && name != "under_score.wild.example" {
-					t.Errorf("%s: a certificate of the gateway's for %v", name, leaf.DNSNames)
-				}
-			}
-			secure.Close()
+	// Names that the wildcard does not match get none. Sent by openssl: crypto/tls
+	// takes a dot at the end away.
+	for name, ours := range map[string]bool{
+		"x.wild.example": true, "under_score.wild.example": true,
+		"wild.example": false, "a.b.wild.example": false, "*.wild.example": false, "x.wild.example.": false, strings.Repeat("a", 64) + ".wild.example": false,
+	} {
+		out, err := ci.Shell(t.Context(), "timeout 20 openssl s_client -connect 192.0.2.13:443 -servername '"+name+"' </dev/null 2>&1; true")
+		if err != nil || !strings.Contains(out, "CONNECTED") || strings.Contains(out, "Claw Patrol") != ours {
+			t.Errorf("%s: a certificate of the gateway's %t, %v: %s", name, ours, err, out)
 		}
 	}
 }
@@ -169,7 +164,7 @@ func clientHello(t *testing.T, host string) []byte {
 	near, far := net.Pipe()
 	defer far.Close()
 	go func() {
-		_ = tls.Client(near, &tls.Config{ServerName: host, InsecureSkipVerify: true, NextProtos: []string{"h2"}}).Handshake()
+		_ = tls.Client(near, careless(host, "h2")).Handshake()
 		near.Close()
 	}()
 	head := make([]byte, 5)
@@ -262,7 +257,9 @@ func TestI05_SessionTicketsAreOfOneRegistrationAndHost(t *testing.T) {
 			}
 			defer conn.Close()
 			_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
-			secure := tls.Client(conn, &tls.Config{InsecureSkipVerify: true, ServerName: name, ClientSessionCache: cache, MaxVersion: version})
+			config := careless(name)
+			config.ClientSessionCache, config.MaxVersion = cache, version
+			secure := tls.Client(conn, config)
 			if _, err := io.WriteString(secure, "GET "+path+" HTTP/1.1\r\nHost: "+name+"\r\nConnection: close\r\n\r\n"); err != nil {
 				t.Fatal(err)
 			}

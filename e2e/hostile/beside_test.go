@@ -2,7 +2,6 @@ package hostile
 
 import (
 	"context"
-	"crypto/tls"
 	"fmt"
 	"io"
 	"net"
@@ -123,10 +122,9 @@ type bystander struct {
 
 func newBystander() *bystander {
 	dial := func(ctx context.Context, _, _ string) (net.Conn, error) { return reach(ctx, ops, "ops.example.com") }
-	config := func() *tls.Config { return &tls.Config{InsecureSkipVerify: true, ServerName: "ops.example.com"} }
 	return &bystander{
-		kept:  &http.Transport{DialContext: dial, TLSClientConfig: config(), ForceAttemptHTTP2: true},
-		fresh: &http.Transport{DialContext: dial, TLSClientConfig: config(), DisableKeepAlives: true},
+		kept:  &http.Transport{DialContext: dial, TLSClientConfig: careless("ops.example.com"), ForceAttemptHTTP2: true},
+		fresh: &http.Transport{DialContext: dial, TLSClientConfig: careless("ops.example.com"), DisableKeepAlives: true},
 	}
 }
 

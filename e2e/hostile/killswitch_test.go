@@ -231,8 +231,7 @@ func dialDrip(ctx context.Context, agent *lab.Joined, protocol string) (*tls.Con
 	if err != nil {
 		return nil, err
 	}
-	c := tls.Client(conn, &tls.Config{ServerName: dripHost, NextProtos: []string{protocol}, InsecureSkipVerify: true})
-	return c, c.HandshakeContext(ctx)
+	return handshake(ctx, conn, dripHost, protocol)
 }
 
 func openHTTP1(ctx context.Context, agent *lab.Joined, tag string) (io.ReadWriteCloser, error) {

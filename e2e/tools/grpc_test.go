@@ -1,46 +1,5 @@
 package tools
 
-import (
-	"context"
-	"errors"
-	"io"
-
-	"google.golang.org/grpc"
-	pb "google.golang.org/grpc/interop/grpc_testing"
-	"google.golang.org/grpc/reflection"
-)
-
-// grpcService answers what it is told, and describes itself.
-func grpcService() *grpc.Server {
-	s := grpc.NewServer()
-	pb.RegisterTestServiceServer(s, echoService{})
-	reflection.Register(s)
-	return s
-}
-
-type echoService struct {
-	pb.UnimplementedTestServiceServer
-}
-
-func (echoService) UnaryCall(_ context.Context, r *pb.SimpleRequest) (*pb.SimpleResponse, error) {
-	return &pb.SimpleResponse{Payload: r.Payload}, nil
-}
-
-func (echoService) FullDuplexCall(both grpc.BidiStreamingServer[pb.StreamingOutputCallRequest, pb.StreamingOutputCallResponse]) error {
-	for {
-		m, err := both.Recv()
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		if err := both.Send(&pb.StreamingOutputCallResponse{Payload: m.Payload}); err != nil {
-			return err
-		}
-	}
-}
-
 func grpcTools() []tool {
 	// Messages by hand: field 3 of a request and field 1 of a response hold a
 	// Payload, whose field 2 is the body.

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/coder/websocket"
+
+	"github.com/clawpatrol/clawpatrol/e2e/grpcecho"
 )
 
 // Hosts of the services. Those that a tool has built in are the real names.
@@ -34,7 +36,7 @@ func services(t *testing.T) []*service {
 	git := gitBackend(t)
 	return []*service{
 		{host: apiHost, credential: "bearer", env: "API_TOKEN", secret: "tok_REALsecretOfTheApi0123456789", handler: new(api)},
-		{host: grpcHost, credential: "bearer", env: "GRPC_TOKEN", secret: "tok_REALsecretOfTheGrpcService01234", handler: grpcService()},
+		{host: grpcHost, credential: "bearer", env: "GRPC_TOKEN", secret: "tok_REALsecretOfTheGrpcService01234", handler: grpcecho.NewServer()},
 		{host: openAIHost, credential: "bearer", env: "OPENAI_API_KEY", placeholder: "sk-clawpatrol000000000000000000000000000000000000",
 			secret: "sk-proj-REALkeyOfOpenAI0123456789abcdefghijkl", handler: http.HandlerFunc(serveOpenAI)},
 		{host: anthropicHost, credential: "x-api-key", env: "ANTHROPIC_API_KEY", placeholder: "sk-ant-api03-clawpatrol",

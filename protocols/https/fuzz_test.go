@@ -1,53 +1,17 @@
 package https_test
 
 import (
-	"context"
 	"crypto/tls"
 	"io"
 	"net"
 	"net/http"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/clawpatrol/clawpatrol/proxy/proxytest"
 )
-
-// outside is a fuzz test's F for a lab that is used inside the target, where F
-// itself must not be touched. What the lab begins there ends with the input.
-type outside struct {
-	testing.TB
-	mu     sync.Mutex
-	inside context.Context // of the input; nil outside the target
-}
-
-func (o *outside) Helper() {}
-
-func (o *outside) Cleanup(f func()) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.inside == nil {
-		o.TB.Cleanup(f)
-	}
-}
-
-func (o *outside) Context() context.Context {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.inside == nil {
-		return o.TB.Context()
-	}
-	return o.inside
-}
-
-// input begins an input of the fuzzer; end ends it.
-func (o *outside) input() (end func()) {
-	ctx, cancel := context.WithCancel(context.Background())
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.inside = ctx
-	return cancel
-}
 
 // FuzzAgentBytes feeds the handler arbitrary bytes inside the agent's TLS. It
 // must survive, end with the connection, and let nothing upstream that is not
@@ -66,7 +30,7 @@ func FuzzAgentBytes(f *testing.F) {
 	}
 	f.Add([]byte("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00\x00\x00\x05\x01\x05\x00\x00\x00\x01\x82\x84\x87\x41\x00"), true)
 	var fault atomic.Pointer[string]
-	out := &outside{TB: f}
+	out := &proxytest.Lasting{TB: f}
 	l := newLab(out, func(w http.ResponseWriter, r *http.Request) {
 		if auth := r.Header["Authorization"]; len(auth) != 1 || auth[0] != "Bearer "+token || r.Host != host {
 			said := strings.Join(auth, " | ") + " for " + r.Host
@@ -76,7 +40,7 @@ func FuzzAgentBytes(f *testing.F) {
 	})
 	id := l.Approve("a", "ci")
 	f.Fuzz(func(t *testing.T, data []byte, h2 bool) {
-		defer out.input()()
+		defer out.Input()()
 		agent, gateway := net.Pipe()
 		flow := l.Flow(id, host, 443, gateway)
 		done := make(chan error, 1)
@@ -123,11 +87,11 @@ func FuzzHandshakeBytes(f *testing.F) {
 	f.Add([]byte("GET / HTTP/1.1\r\nHost: api.example.com\r\n\r\n"))
 	f.Add([]byte("\x16\x03\x01\x00\x05\x01\x00\x00\x01\x00"))
 	f.Add([]byte{})
-	out := &outside{TB: f}
+	out := &proxytest.Lasting{TB: f}
 	l := newLab(out, echo)
 	id := l.Approve("a", "ci")
 	f.Fuzz(func(t *testing.T, data []byte) {
-		defer out.input()()
+		defer out.Input()()
 		agent, gateway := net.Pipe()
 		flow := l.Flow(id, host, 443, gateway)
 		done := make(chan error, 1)

@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/clawpatrol/clawpatrol/proxy/proxytest"
 )
 
 // FuzzSlotsOnTheWire asks with an arbitrary query and Cookie field, as bytes
@@ -23,7 +25,7 @@ func FuzzSlotsOnTheWire(f *testing.F) {
 		f.Add(s[0], s[1], true)
 	}
 	var fault atomic.Pointer[string]
-	out := &outside{TB: f}
+	out := &proxytest.Lasting{TB: f}
 	l := newSlots(out, func(w http.ResponseWriter, r *http.Request) {
 		keys, sids := r.URL.Query()["key"], r.CookiesNamed("sid")
 		byKey := len(keys) == 1 && keys[0] == keySecret
@@ -35,7 +37,7 @@ func FuzzSlotsOnTheWire(f *testing.F) {
 	}, "")
 	byQuery, byCookie := l.Approve("a", "query"), l.Approve("b", "cookie")
 	f.Fuzz(func(t *testing.T, query, cookie string, inQuery bool) {
-		defer out.input()()
+		defer out.Input()()
 		id := byCookie
 		if inQuery {
 			id = byQuery

@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/clawpatrol/clawpatrol/proxy/proxytest"
 )
 
 // FuzzUpstreamBytes has an upstream answer a request with arbitrary bytes. The
@@ -25,7 +27,7 @@ func FuzzUpstreamBytes(f *testing.F) {
 		f.Add([]byte(s))
 	}
 	var data atomic.Pointer[[]byte]
-	out := &outside{TB: f}
+	out := &proxytest.Lasting{TB: f}
 	l := newWorld(out)
 	l.start(l.endpointAt("api", l.corked(func(_ int64, conn *tls.Conn, _ *cork, r *http.Request) bool {
 		if r.URL.Path == "/good" {
@@ -39,7 +41,7 @@ func FuzzUpstreamBytes(f *testing.F) {
 	l.SetSecret("bearer.token", "secret", token)
 	id := l.Approve("a", "ci")
 	f.Fuzz(func(t *testing.T, answer []byte) {
-		defer out.input()()
+		defer out.Input()()
 		data.Store(&answer)
 		conn := l.dial(id, host)
 		defer conn.Close()
