@@ -35,7 +35,7 @@ type Config struct {
 	// /usr, /run. "": the host's own.
 	Root string
 
-	// Out receives the lines that scripts rely on (docs/agent-host.md). nil:
+	// Out receives the lines that scripts rely on (docs/agent-hosts.md). nil:
 	// discarded.
 	Out io.Writer
 

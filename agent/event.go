@@ -8,7 +8,7 @@ import (
 
 // Event is one thing that Join, Up, Down, Repin and Leave report: a line for people, or
 // with Config.JSON this as an object on a line of its own. The names stay as they
-// are (docs/agent-host.md); the words of Message may change.
+// are (docs/agent-hosts.md); the words of Message may change.
 type Event struct {
 	Event   string `json:"event"`   // EventNote: nothing that a script waits for
 	Message string `json:"message"` // the line for people

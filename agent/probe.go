@@ -36,7 +36,7 @@ type toolProbe struct {
 	hint  string
 }
 
-const hintEnv = "in each shell: eval \"$(clawpatrol env)\"; docs/agent-host.md says what tools need"
+const hintEnv = "in each shell: eval \"$(clawpatrol env)\"; docs/agent-hosts.md says what tools need"
 
 //go:embed probe/Probe.java
 var javaProbe []byte

@@ -12,7 +12,7 @@ func browserTools() []tool {
 clawpatrol trust >&2
 ` + see,
 			want: seen,
-			note: "[`clawpatrol trust`](agent-host.md#browsers), once",
+			note: "[`clawpatrol trust`](agent-hosts.md#browsers), once",
 		},
 		{
 			name: "Chromium by policy", host: apiHost, ca: byPolicy, root: true,
@@ -22,7 +22,7 @@ mkdir -p /etc/chromium/policies/managed
 echo "{\"CACertificates\": [\"$(grep -v -- ----- /var/lib/clawpatrol-agent/public/ca.pem | tr -d '\n')\"]}" >/etc/chromium/policies/managed/clawpatrol.json
 ` + see,
 			want: seen,
-			note: "[a file](agent-host.md#browsers) for all users of the host",
+			note: "[a file](agent-hosts.md#browsers) for all users of the host",
 		},
 	}
 }

@@ -58,7 +58,7 @@ class Fetch {
 END
 java Fetch.java`,
 			want: "HTTP_2 authenticated",
-			note: "of the distribution; for other JVMs see [the agent host](agent-host.md#what-tools-need)",
+			note: "of the distribution; for other JVMs see [the agent host](agent-hosts.md#what-tools-need)",
 		},
 	}
 }
