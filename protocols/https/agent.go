@@ -40,7 +40,7 @@ type conversation struct {
 	mu      sync.Mutex
 	grace   *time.Timer    // running while the rest of a body may still come; guarded by mu
 	over    bool           // no request may begin; guarded by mu
-	running sync.WaitGroup // requests; Add under mu while not over
+	running sync.WaitGroup // requests, and what carries their bodies; a request is added under mu while not over
 }
 
 func newConversation(ctx context.Context, f *proxy.Flow) *conversation {

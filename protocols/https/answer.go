@@ -11,9 +11,9 @@ import (
 )
 
 // answer is an exchange's side towards an HTTP/1.1 agent: an http.ResponseWriter
-// that sends what it is given and nothing else. A nil status is none yet, the
-// head goes out with the first bytes of the body, and a body without a length is
-// chunked, or for HTTP/1.0 ends with the connection.
+// that sends what it is given and nothing else. The head goes out with the first
+// bytes of the body, and a body without a length is chunked, or for HTTP/1.0 ends
+// with the connection.
 type answer struct {
 	agent  *agentConn
 	r      *http.Request
@@ -198,14 +198,11 @@ func (w *answer) Write(p []byte) (int, error) {
 	case w.length >= 0 && w.written+int64(len(p)) > w.length:
 		return 0, http.ErrContentLength
 	}
+	n, err := 0, error(nil)
 	if w.chunked {
-		var size [16]byte
-		_, _ = w.out.Write(strconv.AppendInt(size[:0], int64(len(p)), 16))
-		_, _ = w.out.WriteString("\r\n")
-	}
-	n, err := w.out.Write(p)
-	if w.chunked && err == nil {
-		_, err = w.out.WriteString("\r\n")
+		n, err = writeChunk(w.out, p)
+	} else {
+		n, err = w.out.Write(p)
 	}
 	w.written += int64(n)
 	w.failed = err

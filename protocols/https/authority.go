@@ -25,8 +25,8 @@ func authority(m policy.Match) string {
 
 // contradiction says how a request names another destination than its flow has
 // (I04), or returns "". Everything that can name one is looked at: :authority,
-// Host, :scheme, the scheme and authority of an absolute-form target. hosts are the Host fields of an HTTP/1.1
-// request: one beside an absolute URL is not in r.
+// Host, :scheme, the scheme and authority of an absolute-form target. hosts are
+// the Host fields of an HTTP/1.1 request: one beside an absolute URL is not in r.
 func contradiction(r *http.Request, hosts []string, m policy.Match) string {
 	if r.Host == "" {
 		return "the request names no host"

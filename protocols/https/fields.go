@@ -3,7 +3,9 @@ package https
 import (
 	"bufio"
 	"net/http"
+	"net/textproto"
 	"slices"
+	"strconv"
 	"strings"
 
 	"golang.org/x/net/http/httpguts"
@@ -30,10 +32,21 @@ func writeFields(w *bufio.Writer, header http.Header) {
 			}
 			_, _ = w.WriteString(name)
 			_, _ = w.WriteString(": ")
-			_, _ = w.WriteString(strings.TrimSpace(value))
+			_, _ = w.WriteString(textproto.TrimString(value))
 			_, _ = w.WriteString("\r\n")
 		}
 	}
+}
+
+// writeChunk writes p as one chunk (RFC 9112 section 7.1), and returns how much
+// of p was written. An empty one would end the body.
+func writeChunk(w *bufio.Writer, p []byte) (n int, err error) {
+	var size [16]byte
+	_, _ = w.Write(strconv.AppendInt(size[:0], int64(len(p)), 16))
+	_, _ = w.WriteString("\r\n")
+	n, _ = w.Write(p)
+	_, err = w.WriteString("\r\n")
+	return n, err
 }
 
 // sendable reports whether all fields of a header are what they must be. Who

@@ -39,7 +39,7 @@ func (a *agentConn) readHead() ([]byte, error) {
 			_, _ = a.br.Discard(1)
 		}
 	}
-	seen, started := 0, !a.first
+	seen, idle := 0, !a.first
 	for {
 		head, err := a.br.Peek(max(a.br.Buffered(), 1))
 		if err != nil {
@@ -55,9 +55,11 @@ func (a *agentConn) readHead() ([]byte, error) {
 			}
 			return head[:end], nil
 		}
-		if started { // part of a head is here: the rest may take this long
-			a.clock.Reset(readHeaderTimeout)
-			started = false
+		if idle { // part of a head is here: the rest may take this long
+			if !a.clock.Reset(readHeaderTimeout) {
+				return nil, os.ErrDeadlineExceeded
+			}
+			idle = false
 		}
 		seen = len(head)
 		if seen == a.br.Size() {

@@ -104,7 +104,7 @@ func requestHeader(out http.Header, r *http.Request, upgrade string) {
 }
 
 // awaitsContinue reports whether an HTTP/2 agent sends its body only after a 100.
-// net/http takes the Expect field out of such a request and leaves word of it
+// x/net/http2 takes the Expect field out of such a request and leaves word of it
 // nowhere but in the body that it hands out.
 func awaitsContinue(r *http.Request) bool {
 	body := reflect.ValueOf(r.Body)

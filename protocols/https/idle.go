@@ -140,7 +140,7 @@ func (p *h1Pool) closeIdle() {
 	for _, u := range p.idle {
 		u.close() // at once: its place is wanted
 	}
-	p.idle = nil
+	p.idle, p.soon = nil, false
 	if p.sweep != nil {
 		p.sweep.Stop()
 	}

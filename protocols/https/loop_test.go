@@ -161,3 +161,24 @@ func TestRequestBehindOneThatWaits(t *testing.T) {
 		}
 	}
 }
+
+// Some programs send a line break behind the body of a POST that is none of it.
+func TestLineBreaksAfterAPostAreNoRequest(t *testing.T) {
+	l := newLab(t, func(_ http.ResponseWriter, r *http.Request) { _, _ = io.Copy(io.Discard, r.Body) })
+	id := l.Approve("a", "ci")
+	for between, want := range map[string]int{"": 200, "\r\n": 200, "\r\n\r\n": 200, "\r\n\r\n\r\n": 400} {
+		conn := l.dial(id, host)
+		br := bufio.NewReader(conn)
+		_, err := io.WriteString(conn, "POST / HTTP/1.1\r\nHost: "+host+"\r\nContent-Length: 1\r\n\r\nx"+between+"GET / HTTP/1.1\r\nHost: "+host+"\r\n\r\n")
+		must(t, err)
+		for _, status := range []int{200, want} {
+			resp, err := http.ReadResponse(br, nil)
+			must(t, err)
+			_, _ = io.Copy(io.Discard, resp.Body)
+			if resp.StatusCode != status {
+				t.Errorf("%q: %s, want %d", between, resp.Status, status)
+			}
+		}
+		conn.Close()
+	}
+}

@@ -114,10 +114,9 @@ func encodeQuery(s string) string {
 	const digits = "0123456789ABCDEF"
 	b := make([]byte, 0, len(s)+8)
 	for i := range len(s) {
-		switch ch := s[i]; {
-		case 'a' <= ch && ch <= 'z', 'A' <= ch && ch <= 'Z', '0' <= ch && ch <= '9', ch == '-', ch == '.', ch == '_', ch == '~':
+		if ch := s[i]; unreserved(ch) {
 			b = append(b, ch)
-		default:
+		} else {
 			b = append(b, '%', digits[ch>>4], digits[ch&15])
 		}
 	}

@@ -53,7 +53,7 @@ type exchange struct {
 	informational int  // 1xx from upstream; guarded by mu
 }
 
-// serveRequest is the http.Server's handler: every request of every HTTP/2 agent.
+// serveRequest serves every request of every HTTP/2 agent: the handler of h2.
 func (h *Handler) serveRequest(w http.ResponseWriter, r *http.Request) {
 	c, ok := r.Context().Value(conversationKey{}).(*conversation)
 	if !ok || !c.begin() {
@@ -252,7 +252,7 @@ func (x *exchange) closeAnswer(body io.Closer) {
 }
 
 // outgoing is the request to send, but for the credential. It has no GetBody,
-// so that the transport never sends a body twice.
+// so that a transport never sends a body twice.
 func (x *exchange) outgoing() *http.Request {
 	x.upgrade = upgradeOf(x.r)
 	host := authority(x.conversation.flow.Match)
@@ -283,9 +283,6 @@ func (x *exchange) outgoing() *http.Request {
 		out.Trailer = x.trailer()
 		x.body = &requestBody{exchange: x, from: x.r.Body, trailer: out.Trailer}
 		out.Body = x.body
-		// The answer may begin before the body has ended. Not supported over
-		// HTTP/2 because it is never off there.
-		_ = x.control.EnableFullDuplex()
 	}
 	if x.body != nil && hasToken(out.Header["Expect"], "100-continue") {
 		x.body.permit = newPermit()

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"net/http"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -150,13 +149,9 @@ type wireSink struct {
 
 func (s *wireSink) write(p []byte) error {
 	if s.chunked {
-		var size [16]byte
-		_, _ = s.w.Write(strconv.AppendInt(size[:0], int64(len(p)), 16))
-		_, _ = s.w.WriteString("\r\n")
-	}
-	_, _ = s.w.Write(p)
-	if s.chunked {
-		_, _ = s.w.WriteString("\r\n")
+		_, _ = writeChunk(s.w, p)
+	} else {
+		_, _ = s.w.Write(p)
 	}
 	return s.w.Flush()
 }

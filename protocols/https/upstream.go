@@ -205,14 +205,6 @@ func (s *socket) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// CloseWrite half-closes the connection.
-func (s *socket) CloseWrite() error {
-	if half, ok := s.Conn.(interface{ CloseWrite() error }); ok {
-		return half.CloseWrite()
-	}
-	return nil
-}
-
 // Close closes the connection.
 func (s *socket) Close() error {
 	err := s.Conn.Close()
