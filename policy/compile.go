@@ -28,9 +28,9 @@ func Load(path string, opts Options) (*Policy, error) {
 }
 
 // Compile turns the text of a gateway.hcl into a Policy. filename stands in the
-// diagnostics, and relative paths in the file (ca_file, state_dir, the tls
-// block) begin at its directory; in the Policy they are absolute, whatever
-// filename is. ca_file is read here. With any error the Policy is nil. At most
+// diagnostics, and relative paths in the file (ca_file, known_hosts_file,
+// state_dir, the tls block) begin at its directory; in the Policy they are absolute, whatever
+// filename is. ca_file and known_hosts_file are read here. With any error the Policy is nil. At most
 // 100 diagnostics are returned, in file order.
 //
 // No attribute of this version holds a secret, so {{secret:NAME}} is an error
@@ -78,6 +78,7 @@ type compiler struct {
 
 	places  map[string]hcl.Range // where a named block was declared: "endpoint https.github"
 	hosts   map[Host]hostPlace   // who claimed a host and port, and where
+	jumps   []jumpPlace          // of endpoints, until all endpoints have been read
 	outside []outside            // literal addresses that must not lie in the tunnel's subnets
 }
 
@@ -153,6 +154,7 @@ func (c *compiler) root(body *hclsyntax.Body, start hcl.Range) {
 	for _, b := range endpoints {
 		c.endpoint(b)
 	}
+	c.resolveJumps()
 	for _, b := range credentials {
 		c.credential(b)
 	}

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/rogpeppe/go-internal/txtar"
+	"golang.org/x/crypto/ssh"
 
 	"github.com/clawpatrol/clawpatrol/policy"
 )
@@ -93,9 +94,24 @@ func dump(p *policy.Policy) string {
 	for _, e := range p.Endpoints {
 		fmt.Fprintf(&b, "endpoint %s hosts=%v address=%v roots=%t cookies=%t/%t identity=%t\n", e.Ref(), e.Hosts, e.Address, e.RootCAs != nil, e.PassCookies, e.DropCookies, e.PassIdentity)
 	}
+	for _, e := range p.Endpoints {
+		if x := e.SSH; x != nil {
+			fmt.Fprintf(&b, "ssh %s keys=%s cas=%s known=%t approve=%t env=%q forward=%v record=%t", e.Ref(),
+				keyPrints(x.HostKeys), keyPrints(x.HostCAs), x.KnownHosts != nil, x.ApproveHostKeys, x.Env, x.Forward, x.Record)
+			if x.Jump != nil {
+				fmt.Fprintf(&b, " jump=%s", x.Jump.Ref())
+			}
+			b.WriteByte('\n')
+		}
+	}
 	for _, c := range p.Credentials {
 		fmt.Fprintf(&b, "credential %s endpoint=%s username=%q header=%q parameter=%q cookie=%q env=%q placeholder=%q wildcard=%t slots=%v\n",
 			c.Ref(), c.Endpoint.Ref(), c.Username, c.Header, c.Parameter, c.Cookie, c.Env, c.Placeholder, c.Wildcard, c.Slots())
+	}
+	for _, c := range p.Credentials {
+		if c.User != "" || c.Users != nil {
+			fmt.Fprintf(&b, "login %s user=%q users=%q\n", c.Ref(), c.User, c.Users)
+		}
 	}
 	for _, pr := range p.Profiles {
 		var refs []string
@@ -108,4 +124,12 @@ func dump(p *policy.Policy) string {
 		fmt.Fprintf(&b, "file %s\n", f)
 	}
 	return b.String()
+}
+
+func keyPrints(keys []ssh.PublicKey) []string {
+	var prints []string
+	for _, k := range keys {
+		prints = append(prints, k.Type()+" "+ssh.FingerprintSHA256(k))
+	}
+	return prints
 }

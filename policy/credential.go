@@ -36,7 +36,9 @@ var commonCredential = []attribute{
 
 var oneSecret = []Slot{{Name: "secret"}}
 
-var credentialTypes = []credentialType{
+var credentialTypes = slices.Concat(httpsCredentialTypes, sshCredentialTypes)
+
+var httpsCredentialTypes = []credentialType{
 	{
 		name:     "bearer",
 		endpoint: "https",
@@ -74,7 +76,7 @@ var credentialTypes = []credentialType{
 }
 
 // laterCredentials are types of the product that this version does not support.
-var laterCredentials = []string{"ssh_key", "postgres"}
+var laterCredentials = []string{"postgres"}
 
 func credentialTypeNames() []string {
 	var names []string
@@ -149,6 +151,12 @@ func (c *compiler) credential(b *hclsyntax.Block) {
 	}
 	if cred.Cookie != "" {
 		fp.add("cookie", cred.Cookie)
+	}
+	if cred.User != "" {
+		fp.add("user", cred.User)
+	}
+	if cred.Users != nil {
+		fp.add("users", cred.Users...)
 	}
 	fp.add("env", cred.Env)
 	fp.add("placeholder", cred.Placeholder)

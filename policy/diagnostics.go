@@ -137,6 +137,8 @@ func snippet(src []byte, rng hcl.Range, hideRest bool) (line, caret string, ok b
 		marked, suffix, tail = marked[:after], nil, "…"
 	}
 	switch {
+	case hideRest && len(marked) == 0:
+		suffix, tail = nil, "…"
 	case hideRest && len(bytes.TrimSpace(suffix)) > 0:
 		suffix, tail = []byte(" = "), "…"
 	case len(suffix) > after:

@@ -43,10 +43,24 @@ var endpointTypes = []endpointType{
 			{name: "identity", kind: stringKind, oneOf: []string{"strip", "pass"}},
 		})},
 	},
+	{
+		name:  "ssh",
+		port:  22,
+		build: (*compiler).ssh,
+		schema: schema{attributes: slices.Concat(commonEndpoint, []attribute{
+			{name: "host_keys", kind: wordOrListKind, oneOf: []string{approveHostKeys}},
+			{name: "known_hosts_file", kind: stringKind},
+			{name: "host_ca", kind: stringListKind},
+			{name: "env", kind: stringListKind},
+			{name: "forward", kind: stringListKind},
+			{name: "jump", kind: refKind},
+			{name: "record", kind: boolKind},
+		})},
+	},
 }
 
 // laterEndpoints are types of the product that this version does not support.
-var laterEndpoints = []string{"ssh", "postgres"}
+var laterEndpoints = []string{"postgres"}
 
 func endpointTypeNames() []string {
 	var names []string
@@ -108,10 +122,16 @@ func (c *compiler) endpoint(b *hclsyntax.Block) {
 	if e.PassIdentity {
 		fp.add("identity", "pass")
 	}
+	if e.SSH != nil {
+		e.SSH.fingerprint(fp)
+	}
 	if len(c.diags) > before {
 		return
 	}
 	e.Fingerprint = fp.sum()
+	if v, ok := s.has("jump"); ok {
+		c.jumps = append(c.jumps, jumpPlace{e, v, fp})
+	}
 	c.endpoints[ref] = e
 	c.policy.Endpoints = append(c.policy.Endpoints, e)
 }

@@ -105,7 +105,7 @@ type Endpoint struct {
 	SSH          *SSH           // of type "ssh" only
 
 	// Fingerprint changes whenever any setting of the endpoint does (the
-	// contents of ca_file included). Pools and live flows compare it.
+	// contents of ca_file and known_hosts_file, and the jump's, included). Pools and live flows compare it.
 	Fingerprint string
 
 	rootsDigest string // hex SHA-256 of ca_file, for Fingerprint
@@ -125,7 +125,7 @@ type Host struct {
 // Credential is what the gateway presents to an endpoint. The secret itself is
 // in the registry, under Ref and one of Slots.
 type Credential struct {
-	Type        string // "bearer", "basic", "header", "query", "cookie"
+	Type        string // "bearer", "basic", "header", "query", "cookie", "ssh_key", "ssh_password"
 	Name        string
 	Endpoint    *Endpoint
 	Username    string // basic

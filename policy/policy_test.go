@@ -15,6 +15,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/crypto/ssh"
+
 	"github.com/clawpatrol/clawpatrol/policy"
 	"github.com/clawpatrol/clawpatrol/secret"
 )
@@ -216,6 +218,46 @@ func TestLimits(t *testing.T) {
 			return credential("header", "x", fmt.Sprintf("header = %q", strings.Repeat("h", n)))
 		}},
 		"env": {128, func(n int) string { return credential("bearer", "x", fmt.Sprintf("env = %q", strings.Repeat("E", n))) }},
+		"host_keys": {64, func(n int) string {
+			var keys []string
+			for range n {
+				keys = append(keys, fmt.Sprintf("%q", strings.TrimSpace(string(ssh.MarshalAuthorizedKey(newSSHPublicKey(t))))))
+			}
+			return "endpoint \"ssh\" \"a\" {\n hosts = [\"a.example.com\"]\n host_keys = [" + strings.Join(keys, ",") + "]\n}\n"
+		}},
+		"ssh env": {64, func(n int) string {
+			return sshEndpoint("env = [" + strings.Repeat(`"X",`, n) + "]")
+		}},
+		"ssh forward": {256, func(n int) string {
+			return sshEndpoint("forward = [" + strings.Repeat(`"db:1",`, n) + "]")
+		}},
+		"ssh users": {64, func(n int) string {
+			var users []string
+			for i := range n {
+				users = append(users, fmt.Sprintf(`"u%d"`, i))
+			}
+			return sshEndpoint("") + "credential \"ssh_key\" \"x\" {\n endpoint = ssh.a\n users = [" + strings.Join(users, ",") + "]\n}\n"
+		}},
+		"ssh user": {256, func(n int) string {
+			return sshEndpoint("") + fmt.Sprintf("credential \"ssh_key\" \"x\" {\n endpoint = ssh.a\n user = %q\n}\n", strings.Repeat("u", n))
+		}},
+		"jumps": {4, func(n int) string {
+			src := sshEndpoint("jump = ssh.j1")
+			for i := 1; i <= n; i++ {
+				jump := ""
+				if i < n {
+					jump = fmt.Sprintf("jump = ssh.j%d", i+1)
+				}
+				src += fmt.Sprintf("endpoint \"ssh\" \"j%d\" {\n hosts = [\"j%d.example.com\"]\n host_keys = \"approve\"\n%s\n}\n", i, i, jump)
+			}
+			return src
+		}},
+		"known_hosts_file": {1 << 20, func(n int) string {
+			path := filepath.Join(t.TempDir(), "known_hosts")
+			line := strings.Repeat("#", 1023) + "\n"
+			write(t, path, (strings.Repeat(line, n/len(line)) + "#")[:n])
+			return fmt.Sprintf("endpoint \"ssh\" \"a\" {\n hosts = [\"a.example.com\"]\n known_hosts_file = %q\n}\n", path)
+		}},
 		"ca_file": {1 << 20, func(n int) string {
 			pem := certificate(t, 1)
 			path := filepath.Join(t.TempDir(), "ca.pem")

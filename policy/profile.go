@@ -52,6 +52,13 @@ func (c *compiler) profile(b *hclsyntax.Block) {
 			continue
 		}
 		placeholders[key] = cred
+		if i := slices.IndexFunc(p.Credentials, func(other *Credential) bool {
+			return other.Endpoint == cred.Endpoint && (other.answersTo(cred.Placeholder) || cred.answersTo(other.Placeholder))
+		}); i >= 0 {
+			c.errorf(item.rng, "Ambiguous placeholder", "%s and %s belong to the same endpoint, and the placeholder of the one is a user of the other, so a login could not choose between them.",
+				p.Credentials[i].Ref(), cred.Ref())
+			continue
+		}
 		if cred.Env != "" {
 			if other, ok := variables[cred.Env]; ok {
 				c.errorf(item.rng, "Ambiguous variable", "%s and %s both want the environment variable %s.", other.Ref(), cred.Ref(), cred.Env)

@@ -11,6 +11,7 @@ const (
 	stringKind     kind = iota + 1 // "text"
 	boolKind                       // true
 	stringListKind                 // ["a", "b"]
+	wordOrListKind                 // "word", one of oneOf, or ["a", "b"]
 	refKind                        // https.github
 	refListKind                    // [bearer.a, basic.b]
 )
@@ -20,7 +21,7 @@ type attribute struct {
 	name     string
 	kind     kind
 	required bool
-	oneOf    []string // the words a stringKind attribute takes; nil: any text
+	oneOf    []string // the words a stringKind or wordOrListKind attribute takes; nil: any text
 	later    []string // words of the product that this version does not support
 }
 

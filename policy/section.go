@@ -13,9 +13,10 @@ import (
 // kind. Whatever was wrong with a value has been reported, and the value left
 // out.
 type section struct {
-	header hcl.Range // the block's type and labels
-	values map[string]value
-	blocks map[string]section
+	header  hcl.Range // the block's type and labels
+	values  map[string]value
+	present map[string]bool // what stands there, well-formed or not
+	blocks  map[string]section
 }
 
 type label struct {
@@ -48,11 +49,10 @@ func (s section) text(name, fallback string) string {
 // section reads body by sch. of says what the body belongs to, for messages:
 // "The gateway block", `An "https" endpoint`.
 func (c *compiler) section(body *hclsyntax.Body, header hcl.Range, of string, sch schema) section {
-	s := section{header: header, values: map[string]value{}, blocks: map[string]section{}}
+	s := section{header: header, values: map[string]value{}, present: map[string]bool{}, blocks: map[string]section{}}
 
-	present := map[string]bool{}
 	for _, a := range sortedAttributes(body) {
-		present[a.Name] = true
+		s.present[a.Name] = true
 		spec, ok := sch.attribute(a.Name)
 		if !ok {
 			c.unknownAttribute(a, of, sch)
@@ -63,7 +63,7 @@ func (c *compiler) section(body *hclsyntax.Body, header hcl.Range, of string, sc
 		}
 	}
 	for _, a := range sch.attributes {
-		if a.required && !present[a.name] {
+		if a.required && !s.present[a.name] {
 			c.errorf(header, "Missing attribute", "%s needs %q.", of, a.name)
 		}
 	}
@@ -100,7 +100,7 @@ func sortedAttributes(body *hclsyntax.Body) []*hclsyntax.Attribute {
 
 // secretWords are what an operator who looks for a place to write a secret may
 // try.
-var secretWords = []string{"secret", "secrets", "token", "password", "value", "key", "api_key", "apikey", "private_key"}
+var secretWords = []string{"secret", "secrets", "token", "password", "value", "key", "api_key", "apikey", "private_key", "passphrase", "certificate", "identity_file", "key_file"}
 
 func (c *compiler) unknownAttribute(a *hclsyntax.Attribute, of string, sch schema) {
 	detail := fmt.Sprintf("%s has no attribute %q.", of, clip(a.Name))

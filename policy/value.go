@@ -28,6 +28,22 @@ func (c *compiler) value(expr hclsyntax.Expression, a attribute) (value, bool) {
 		return c.reference(expr)
 	case stringListKind:
 		return c.list(expr, "a list of strings, in brackets", c.stringValue)
+	case wordOrListKind:
+		if _, ok := expr.(*hclsyntax.TupleConsExpr); ok {
+			return c.list(expr, "a list of strings, in brackets", c.stringValue)
+		}
+		if _, ok := expr.(*hclsyntax.TemplateExpr); !ok {
+			return c.wrongKind(expr, "a list of strings, in brackets, or "+orList(a.oneOf))
+		}
+		v, ok := c.stringValue(expr)
+		if !ok {
+			return v, false
+		}
+		if !slices.Contains(a.oneOf, v.text) {
+			c.errorf(v.rng, "Unknown value", "%s is a list of strings, in brackets, or %s.%s", a.name, orList(a.oneOf), didYouMean(v.text, a.oneOf))
+			return value{}, false
+		}
+		return v, true
 	case refListKind:
 		return c.list(expr, "a list of references, such as [bearer.github_token]", c.reference)
 	default:

@@ -1,0 +1,91 @@
+package policy
+
+import (
+	"slices"
+	"strings"
+	"unicode"
+
+	"github.com/hashicorp/hcl/v2"
+)
+
+const maxUsers = 64 // entries of users
+
+// commonSSHCredential is what credentials for an endpoint of type "ssh" have.
+// There is no env: no program reads a login's name from a variable.
+var commonSSHCredential = []attribute{
+	{name: "endpoint", kind: refKind, required: true},
+	{name: "user", kind: stringKind},
+	{name: "users", kind: stringListKind},
+	{name: "placeholder", kind: stringKind},
+	{name: "wildcard", kind: boolKind},
+}
+
+var sshCredentialTypes = []credentialType{
+	{
+		name:     "ssh_key",
+		endpoint: "ssh",
+		slots:    []Slot{{Name: slotPrivateKey}, {Name: slotPassphrase, Optional: true}, {Name: slotCertificate, Optional: true}},
+		build:    (*compiler).sshUser,
+		schema:   schema{attributes: commonSSHCredential},
+	},
+	{
+		name:     "ssh_password",
+		endpoint: "ssh",
+		slots:    []Slot{{Name: "password"}},
+		build:    (*compiler).sshUser,
+		schema:   schema{attributes: commonSSHCredential},
+	},
+}
+
+// sshUser reads who to be at the endpoint: always the one, or one of a list that
+// the agent chooses from. Nobody is everybody's: without either nothing says who.
+func (c *compiler) sshUser(cred *Credential, s section) {
+	switch {
+	case !s.present["user"] && !s.present["users"]:
+		c.errorf(s.header, "Missing attribute", "A credential of type %q needs \"user\", who to be at the endpoint, or \"users\", whom the agent may choose from.", cred.Type)
+	case s.present["user"] && s.present["users"]:
+		c.errorf(s.header, "Two answers", "user and users exclude each other: the one is always used, of the others the agent chooses.")
+	}
+	if v, ok := s.has("user"); ok && c.userName(v.text, v.rng, "user") {
+		cred.User = v.text
+	}
+	v, ok := s.has("users")
+	if !ok {
+		return
+	}
+	switch {
+	case len(v.items) == 0:
+		c.errorf(v.rng, "Invalid users", "There is at least one name in users.")
+	case len(v.items) > maxUsers:
+		c.errorf(v.rng, "Too many users", "There are at most %d names in users; here are %d.", maxUsers, len(v.items))
+		return
+	}
+	for _, item := range v.items {
+		switch {
+		case !c.userName(item.text, item.rng, "users"):
+		case slices.Contains(cred.Users, item.text):
+			c.errorf(item.rng, "Listed twice", "%s is in the list already.", clip(item.text))
+		default:
+			cred.Users = append(cred.Users, item.text)
+		}
+	}
+}
+
+// userName wants what SSH carries as a user name (RFC 4252, section 5: UTF-8).
+func (c *compiler) userName(s string, rng hcl.Range, attribute string) bool {
+	switch {
+	case s == "" || len(s) > maxUsername:
+		c.errorf(rng, "Invalid "+attribute, "A user name has 1 to %d bytes.", maxUsername)
+	case strings.ContainsFunc(s, unicode.IsControl):
+		c.errorf(rng, "Invalid "+attribute, "A user name has no control characters.")
+	default:
+		return true
+	}
+	return false
+}
+
+// answersTo reports whether an agent that logs in as name could mean c by it,
+// whatever its placeholder is.
+func (c *Credential) answersTo(name string) bool {
+	return name != "" && (c.User == name || slices.Contains(c.Users, name))
+}
