@@ -34,9 +34,9 @@ type Handler interface {
 	Serve(ctx context.Context, f *Flow) error
 }
 
-// Action is the smallest thing that is decided: one HTTP request.
+// Action is the smallest thing that is decided: one HTTP request, one SSH command.
 type Action struct {
-	Summary string // for the log: "GET /repos/x"; no query values, no secrets; bounded to 512 bytes
+	Summary string // for the log: "GET /repos/x", "exec make test"; no query values, no secrets; bounded to 512 bytes
 	// Choose picks among several credentials of the endpoint, by placeholder. It
 	// is called only where there is more than one; nil, or a result that is not
 	// one of them, refuses with the list of placeholders.
@@ -49,7 +49,22 @@ func (f *Flow) Authorize(ctx context.Context, a Action) (*Grant, error) {
 	if f == nil || f.gate == nil || f.live == nil {
 		return nil, &Refusal{Code: CodeNotInScope, Reason: "this connection belongs to no registration"}
 	}
-	return f.gate.authorize(ctx, f.live, a)
+	return f.gate.authorize(ctx, f.live, f.live.place(), a)
+}
+
+// AuthorizeJump is Authorize for an action at jump, one of the endpoints through
+// which the flow's own is reached (policy.SSH.Jump). Its credential comes from
+// the same registration's profiles (I06); any other endpoint is refused.
+func (f *Flow) AuthorizeJump(ctx context.Context, jump *policy.Endpoint, a Action) (*Grant, error) {
+	if f == nil || f.gate == nil || f.live == nil {
+		return nil, &Refusal{Code: CodeNotInScope, Reason: "this connection belongs to no registration"}
+	}
+	for _, e := range jumps(f.live.endpoint) {
+		if e == jump {
+			return f.gate.authorize(ctx, f.live, place{host: e.Hosts[0].Name, port: e.Hosts[0].Port, endpoint: e}, a)
+		}
+	}
+	return nil, &Refusal{Code: CodeNotInScope, Reason: "this endpoint is not on the way to the connection's own"}
 }
 
 // Current reports whether a match made now would still select the flow's
@@ -58,7 +73,7 @@ func (f *Flow) Current() bool {
 	if f == nil || f.gate == nil || f.live == nil {
 		return false
 	}
-	_, _, refusal := f.gate.match(f.gate.current(), f.live)
+	_, _, refusal := f.gate.match(f.gate.current(), f.live, f.live.place())
 	return refusal == nil || refusal.Code == CodeProfileMissing
 }
 
@@ -68,7 +83,7 @@ func (f *Flow) Refuse(ctx context.Context, summary string, r *Refusal) {
 	if f == nil || f.gate == nil || f.live == nil || r == nil {
 		return
 	}
-	f.gate.deny(ctx, f.gate.row(f.gate.current(), f.live, nil, summary), r)
+	f.gate.deny(ctx, f.gate.row(f.gate.current(), f.live, f.live.place(), nil, summary), r)
 }
 
 // Draining is closed when the gateway begins to stop: finish what is running

@@ -57,18 +57,25 @@ func (g *Gate) setPolicy(pol *policy.Policy) {
 	g.state.Store(newState(pol, g.db.Snapshot(), g.state.Load()))
 }
 
-// match routes the live flow again and returns what it reaches now. The view is
-// nil only with a refusal.
-func (g *Gate) match(st *state, l *live) (*view, policy.Match, *Refusal) {
+// place is where an action goes: the flow's own target, or a jump before it.
+type place struct {
+	host     string
+	port     uint16
+	endpoint *policy.Endpoint
+}
+
+// match routes the live flow again and returns what it reaches now at the place.
+// The view is nil only with a refusal.
+func (g *Gate) match(st *state, l *live, at place) (*view, policy.Match, *Refusal) {
 	v := st.view(l.id)
 	if v == nil {
 		return nil, policy.Match{}, &Refusal{Code: CodeNotApproved, Reason: "this registration is not approved"}
 	}
-	m, ok := v.scope().Match(l.target.host, l.target.port)
+	m, ok := v.scope().Match(at.host, at.port)
 	switch {
 	case !ok || m.Endpoint == nil:
 		return v, policy.Match{}, &Refusal{Code: CodeNotInScope, Reason: "this registration has no credential for this destination"}
-	case m.Endpoint.Ref() != l.endpoint.Ref() || m.Endpoint.Fingerprint != l.endpoint.Fingerprint:
+	case m.Endpoint.Ref() != at.endpoint.Ref() || m.Endpoint.Fingerprint != at.endpoint.Fingerprint:
 		return v, m, &Refusal{Code: CodePolicyChanged, Reason: "the policy for this destination has changed: connect again"}
 	case m.MissingProfile != "":
 		return v, m, &Refusal{Code: CodeProfileMissing, Reason: fmt.Sprintf("the assigned profile %q no longer exists", m.MissingProfile)}
@@ -79,14 +86,14 @@ func (g *Gate) match(st *state, l *live) (*view, policy.Match, *Refusal) {
 }
 
 // authorize decides by the present state, records, and only then grants.
-func (g *Gate) authorize(ctx context.Context, l *live, a Action) (*Grant, error) {
+func (g *Gate) authorize(ctx context.Context, l *live, at place, a Action) (*Grant, error) {
 	st := g.current()
-	_, m, refusal := g.match(st, l)
+	_, m, refusal := g.match(st, l, at)
 	var c *policy.Credential
 	if refusal == nil {
 		c, refusal = choose(m, a)
 	}
-	row := g.row(st, l, c, a.Summary)
+	row := g.row(st, l, at, c, a.Summary)
 	if refusal != nil {
 		g.deny(ctx, row, refusal)
 		return nil, refusal
@@ -96,7 +103,7 @@ func (g *Gate) authorize(ctx context.Context, l *live, a Action) (*Grant, error)
 	started := time.Now()
 	released, err := g.db.Release(ctx, row)
 	if err != nil {
-		return nil, g.notReleased(ctx, l, c, row, err)
+		return nil, g.notReleased(ctx, l, at, c, row, err)
 	}
 	grant := &Grant{
 		Credential: c,
@@ -110,7 +117,7 @@ func (g *Gate) authorize(ctx context.Context, l *live, a Action) (*Grant, error)
 	// Release may have waited for room on the log. What was decided before the
 	// wait has to hold after it.
 	if now := g.current(); now != st {
-		if refusal := g.covers(now, l, c); refusal != nil {
+		if refusal := g.covers(now, l, at, c); refusal != nil {
 			grant.Finish(registry.ActionResult{Status: refusal.Code})
 			return nil, refusal
 		}
@@ -123,8 +130,8 @@ func (g *Gate) authorize(ctx context.Context, l *live, a Action) (*Grant, error)
 }
 
 // notReleased says why the registry kept a secret to itself.
-func (g *Gate) notReleased(ctx context.Context, l *live, c *policy.Credential, row registry.Action, err error) error {
-	if refusal := g.covers(g.current(), l, c); refusal != nil {
+func (g *Gate) notReleased(ctx context.Context, l *live, at place, c *policy.Credential, row registry.Action, err error) error {
+	if refusal := g.covers(g.current(), l, at, c); refusal != nil {
 		g.deny(ctx, row, refusal) // changed since the decision
 		return refusal
 	}
@@ -141,9 +148,9 @@ func (g *Gate) notReleased(ctx context.Context, l *live, c *policy.Credential, r
 	}
 }
 
-// covers reports whether c, unchanged, is still what the flow may use.
-func (g *Gate) covers(st *state, l *live, c *policy.Credential) *Refusal {
-	_, m, refusal := g.match(st, l)
+// covers reports whether c, unchanged, is still what the flow may use at the place.
+func (g *Gate) covers(st *state, l *live, at place, c *policy.Credential) *Refusal {
+	_, m, refusal := g.match(st, l, at)
 	if refusal != nil {
 		return refusal
 	}
@@ -180,15 +187,15 @@ func choose(m policy.Match, a Action) (*policy.Credential, *Refusal) {
 
 // row describes an action of the flow, its verdict left open. c is nil where no
 // credential was chosen.
-func (g *Gate) row(st *state, l *live, c *policy.Credential, summary string) registry.Action {
+func (g *Gate) row(st *state, l *live, at place, c *policy.Credential, summary string) registry.Action {
 	row := registry.Action{
 		Time:         time.Now(),
 		Registration: l.id,
 		Protocol:     l.protocol,
 		Summary:      cleanSummary(summary),
 	}
-	if l.endpoint != nil {
-		row.Endpoint = l.endpoint.Ref()
+	if at.endpoint != nil {
+		row.Endpoint = at.endpoint.Ref()
 	}
 	v := st.view(l.id)
 	if c != nil {

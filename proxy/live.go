@@ -63,10 +63,16 @@ type decision struct {
 	missing     string
 }
 
-func handlerDecision(m policy.Match) decision {
-	fingerprints := make([]string, len(m.Credentials))
-	for i, c := range m.Credentials {
-		fingerprints[i] = c.Ref() + "=" + c.Fingerprint
+func handlerDecision(v *view, m policy.Match) decision {
+	fingerprints := make([]string, 0, len(m.Credentials))
+	for _, c := range m.Credentials {
+		fingerprints = append(fingerprints, c.Ref()+"="+c.Fingerprint)
+	}
+	for _, e := range jumps(m.Endpoint) {
+		jump, _ := v.scope().Match(e.Hosts[0].Name, e.Hosts[0].Port)
+		for _, c := range jump.Credentials {
+			fingerprints = append(fingerprints, c.Ref()+"="+c.Fingerprint)
+		}
 	}
 	return decision{
 		kind:        kindHandler,
@@ -74,6 +80,17 @@ func handlerDecision(m policy.Match) decision {
 		credentials: strings.Join(fingerprints, ","),
 		missing:     m.MissingProfile,
 	}
+}
+
+// jumps returns the endpoints through which e is reached, the nearest first. The
+// policy has neither circles of them nor any of several hosts.
+func jumps(e *policy.Endpoint) []*policy.Endpoint {
+	var way []*policy.Endpoint
+	for e != nil && e.SSH != nil && e.SSH.Jump != nil && len(e.SSH.Jump.Hosts) > 0 {
+		e = e.SSH.Jump
+		way = append(way, e)
+	}
+	return way
 }
 
 // decide routes t for v by the present rules. A nil view is refused.
@@ -93,7 +110,7 @@ func (p *Proxy) decide(v *view, t target) decision {
 				continue
 			}
 			if m, ok := v.scope().Match(host, t.port); ok && m.Endpoint != nil {
-				return handlerDecision(m)
+				return handlerDecision(v, m)
 			}
 		}
 		if t.kind == kindHandler || p.dialer.Check(t.addr) != nil {
@@ -102,6 +119,11 @@ func (p *Proxy) decide(v *view, t target) decision {
 		return decision{kind: kindCarry}
 	}
 	return decision{}
+}
+
+// place is where the flow's own actions go.
+func (l *live) place() place {
+	return place{host: l.target.host, port: l.target.port, endpoint: l.endpoint}
 }
 
 // live is one running flow: what it was decided to be, and how to end it.

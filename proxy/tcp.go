@@ -129,7 +129,7 @@ func (p *Proxy) routeHandler(a *attempt, m policy.Match) func(net.Conn) {
 		l := p.newLive(a.view.registration.ID, a.dst.Addr())
 		defer p.leave(l)
 		l.protocol, l.endpoint = m.Endpoint.Type, m.Endpoint
-		if !l.hold(conn) || !p.begin(l, handlerTarget(m), handlerDecision(m)) {
+		if !l.hold(conn) || !p.begin(l, handlerTarget(m), handlerDecision(a.view, m)) {
 			abort(conn)
 			return
 		}
@@ -212,7 +212,7 @@ func (p *Proxy) peekThenServe(a *attempt, l *live, t target, conn, upstream net.
 				abort(upstream) // unused
 			}
 			l.protocol, l.endpoint = m.Endpoint.Type, m.Endpoint
-			if !p.become(l, handlerTarget(m), handlerDecision(m)) {
+			if !p.become(l, handlerTarget(m), handlerDecision(a.view, m)) {
 				abort(conn)
 				return
 			}
