@@ -46,13 +46,23 @@ func credentialPlace(ref, slot string) place { return place{kindCredential, ref,
 // and raises its version. Slots not named keep their value. An empty secret is
 // refused: it would authenticate nothing.
 func (db *DB) SetCredential(ctx context.Context, ref string, slots map[string]secret.Secret) error {
-	if err := db.setCredential(ctx, ref, slots); err != nil {
+	return db.storeCredential(ctx, ref, slots, false)
+}
+
+// ReplaceCredential is SetCredential, but slots not named are cleared: for values
+// that mean something only together.
+func (db *DB) ReplaceCredential(ctx context.Context, ref string, slots map[string]secret.Secret) error {
+	return db.storeCredential(ctx, ref, slots, true)
+}
+
+func (db *DB) storeCredential(ctx context.Context, ref string, slots map[string]secret.Secret, replace bool) error {
+	if err := db.setCredential(ctx, ref, slots, replace); err != nil {
 		return fmt.Errorf("storing credential %q: %w", ref, err)
 	}
 	return nil
 }
 
-func (db *DB) setCredential(ctx context.Context, ref string, slots map[string]secret.Secret) error {
+func (db *DB) setCredential(ctx context.Context, ref string, slots map[string]secret.Secret, replace bool) error {
 	if !validKey(ref) {
 		return fmt.Errorf("%w: the credential's name", ErrInvalid)
 	}
@@ -76,9 +86,11 @@ func (db *DB) setCredential(ctx context.Context, ref string, slots map[string]se
 	next := credential{slots: map[string]secret.Secret{}, setAt: map[string]time.Time{}}
 	if old := db.credentials.Load().byRef[ref]; old != nil {
 		next.version = old.version
-		maps.Copy(next.slots, old.slots)
-		maps.Copy(next.setAt, old.setAt)
-		next.err = old.err
+		if !replace {
+			maps.Copy(next.slots, old.slots)
+			maps.Copy(next.setAt, old.setAt)
+			next.err = old.err
+		}
 	}
 	next.version++
 	for slot, value := range slots {
@@ -94,6 +106,11 @@ func (db *DB) setCredential(ctx context.Context, ref string, slots map[string]se
 	err = db.commit(ctx, func(ctx context.Context, tx *sql.Tx) error {
 		if err := storeVersion(ctx, tx, ref, next.version); err != nil {
 			return err
+		}
+		if replace {
+			if _, err := tx.ExecContext(ctx, "DELETE FROM credential_slots WHERE ref = ?", ref); err != nil {
+				return err
+			}
 		}
 		for slot, value := range slots {
 			if _, err := tx.ExecContext(ctx, `INSERT INTO credential_slots (ref, slot, sealed, set_at) VALUES (?, ?, ?, ?)

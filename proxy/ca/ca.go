@@ -9,6 +9,9 @@
 //
 // Leaves name exactly one host, are valid for seven days at most, and share one
 // key that exists only in this process's memory.
+//
+// SSH is the same for SSH, derived from a seed that the registry keeps: a CA of
+// host certificates, and one host key for each endpoint.
 package ca
 
 import (
