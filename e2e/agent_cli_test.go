@@ -58,12 +58,13 @@ func run(t *testing.T, h *lab.Host, args ...string) (code int, stdout, stderr st
 
 // A script joins a host, reads what it needs, and undoes it, all in JSON.
 func TestAgentCLI_JSON(t *testing.T) {
+	w := ownWorld(t)
 	ctx := t.Context()
-	h := theLab.Agents[1]
-	bin := theLab.Bin
+	h := w.lab.Agents[1]
+	bin := w.lab.Bin
 	before := state(t, h)
 	out, errs := new(lab.Output), new(lab.Output)
-	cmd := h.Command(context.WithoutCancel(ctx), bin, "join", "https://"+lab.GatewayHost+":8443", "--ca-fingerprint", gateway.CAFingerprint, "--name", "scripted", "--json")
+	cmd := h.Command(context.WithoutCancel(ctx), bin, "join", "https://"+lab.GatewayHost+":8443", "--ca-fingerprint", w.gateway.CAFingerprint, "--name", "scripted", "--json")
 	cmd.Stdout, cmd.Stderr = out, errs
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -89,11 +90,11 @@ func TestAgentCLI_JSON(t *testing.T) {
 	}
 	r := lab.Registration{ID: wait("registration").Registration, UserCode: wait("user_code").UserCode}
 	wait("waiting_for_approval")
-	if err := gateway.Operator.Approve(ctx, r, "ci"); err != nil {
+	if err := w.gateway.Operator.Approve(ctx, r, "ci"); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := gateway.Operator.Revoke(context.WithoutCancel(ctx), r.ID); err != nil {
+		if err := w.gateway.Operator.Revoke(context.WithoutCancel(ctx), r.ID); err != nil {
 			t.Error(err)
 		}
 	})
@@ -176,8 +177,9 @@ func TestAgentCLI_JSON(t *testing.T) {
 // the gateway's addresses does not go unseen: it would make endpoint hosts
 // somebody else's.
 func TestAgentCLI_RouteOverVirtualAddresses(t *testing.T) {
+	w := ownWorld(t)
 	ctx := t.Context()
-	j := joinSecond(t)
+	j := w.joinSecond(t)
 	if err := works(ctx, j); err != nil {
 		t.Fatal(err)
 	}
@@ -186,7 +188,7 @@ func TestAgentCLI_RouteOverVirtualAddresses(t *testing.T) {
 		Certain          bool
 	}) {
 		t.Helper()
-		code, stdout, stderr := run(t, j.Host, theLab.Bin, "status", "--json")
+		code, stdout, stderr := run(t, j.Host, w.lab.Bin, "status", "--json")
 		var s struct {
 			Tunnel struct{ Bypasses json.RawMessage }
 		}
@@ -200,8 +202,8 @@ func TestAgentCLI_RouteOverVirtualAddresses(t *testing.T) {
 		}
 		return bypasses
 	}
-	_, results := doctor(ctx, t, j.Host, "DOCTOR")
-	if results["dns api.example.com"] != "ok" || results["routes"] != "ok" || len(told()) != 0 {
+	routes := []string{"routes", "dns api.example.com"}
+	if results := doctorUntil(ctx, t, j.Host, routes); results["dns api.example.com"] != "ok" || results["routes"] != "ok" || len(told()) != 0 {
 		t.Errorf("before: %v, %v", results, told())
 	}
 	for _, route := range []string{"10.55.192.0/24", "fd55:c1a5:0:c000::/64"} {
@@ -215,8 +217,7 @@ func TestAgentCLI_RouteOverVirtualAddresses(t *testing.T) {
 		if out, err := j.Shell(ctx, "curl -sS -o /dev/null --max-time 3 "+family+" https://api.example.com/"); err == nil {
 			t.Errorf("%s takes nothing out of the tunnel: the test proves nothing: %s", route, out)
 		}
-		_, results := doctor(ctx, t, j.Host, "DOCTOR")
-		if results["routes"] != "fail" || results["dns api.example.com"] != "fail" {
+		if results := doctorUntil(ctx, t, j.Host, routes); results["routes"] != "fail" || results["dns api.example.com"] != "fail" {
 			t.Errorf("%s: doctor says %v", route, results)
 		}
 		if b := told(); len(b) != 1 || b[0].Route != route || b[0].Interface != "eth0" || !b[0].Certain {
@@ -230,7 +231,7 @@ func TestAgentCLI_RouteOverVirtualAddresses(t *testing.T) {
 	if err := j.Script(ctx, "ip route add 10.55.24.0/24 via 198.51.101.1"); err != nil {
 		t.Fatal(err)
 	}
-	if _, results := doctor(ctx, t, j.Host, "DOCTOR"); results["routes"] != "ok" || len(told()) != 0 {
+	if results := doctorUntil(ctx, t, j.Host, routes); results["routes"] != "ok" || len(told()) != 0 {
 		t.Errorf("a route beside: %v, %v", results, told())
 	}
 	if err := j.Script(ctx, "ip route del 10.55.24.0/24"); err != nil {
@@ -242,23 +243,24 @@ func TestAgentCLI_RouteOverVirtualAddresses(t *testing.T) {
 // The terminal's end is a Ctrl-C: a host that nobody holds a tunnel for would be
 // left without any network.
 func TestAgentCLI_OutlivesItsReaderButNotItsTerminal(t *testing.T) {
+	w := ownWorld(t)
 	ctx := t.Context()
-	j := joinSecond(t)
+	j := w.joinSecond(t)
 	if err := j.Stop(); err != nil {
 		t.Fatal(err)
 	}
 	down := state(t, j.Host)
-	cmd := j.Command(context.WithoutCancel(ctx), theLab.Bin, "up")
-	r, w, err := os.Pipe()
+	cmd := j.Command(context.WithoutCancel(ctx), w.lab.Bin, "up")
+	reader, writer, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd.Stdout = w
+	cmd.Stdout = writer
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	w.Close()
-	if err := r.Close(); err != nil { // every line meets a closed pipe
+	writer.Close()
+	if err := reader.Close(); err != nil { // every line meets a closed pipe
 		t.Fatal(err)
 	}
 	ended := make(chan error, 1)

@@ -27,8 +27,9 @@ func back(t *testing.T, j *lab.Joined, after string) {
 	}
 	t.Logf("after %s traffic is back in %v", after, time.Since(began).Round(10*time.Millisecond))
 	if err := lab.Eventually(t.Context(), 10*time.Second, func() error {
-		_, results := doctor(t.Context(), t, j.Host, "DOCTOR")
-		for _, name := range []string{"tunnel", "routes", "resolver", "dns"} {
+		names := []string{"tunnel", "routes", "resolver", "dns"}
+		results := doctorUntil(t.Context(), t, j.Host, names)
+		for _, name := range names {
 			if results[name] != "ok" {
 				return &faultError{name, results[name], "ok"}
 			}
@@ -55,8 +56,9 @@ const restoreDefaults = `
 // A cable that is pulled, a Wi-Fi that is lost, a machine that sleeps: the kernel
 // forgets routes and IPv6 addresses, and the network manager gives them back.
 func TestAgentNetwork_LinkDownAndUp(t *testing.T) {
+	w := ownWorld(t)
 	ctx := t.Context()
-	j := joinSecond(t)
+	j := w.joinSecond(t)
 	back(t, j, "joining")
 	if err := j.Script(ctx, "ip link set eth0 down"); err != nil {
 		t.Fatal(err)
@@ -68,11 +70,11 @@ func TestAgentNetwork_LinkDownAndUp(t *testing.T) {
 	back(t, j, "link down and up")
 
 	// The link of the other side.
-	if err := theLab.World.Script(ctx, "ip link set to-agent2 down"); err != nil {
+	if err := w.lab.World.Script(ctx, "ip link set to-agent2 down"); err != nil {
 		t.Fatal(err)
 	}
 	gone(t, j)
-	if err := theLab.World.Script(ctx, "ip link set to-agent2 up; ip address replace 2001:db8:101::1/64 dev to-agent2 nodad"); err != nil {
+	if err := w.lab.World.Script(ctx, "ip link set to-agent2 up; ip address replace 2001:db8:101::1/64 dev to-agent2 nodad"); err != nil {
 		t.Fatal(err)
 	}
 	back(t, j, "a lost carrier")
@@ -80,8 +82,9 @@ func TestAgentNetwork_LinkDownAndUp(t *testing.T) {
 
 // The default routes go and come.
 func TestAgentNetwork_DefaultRouteChange(t *testing.T) {
+	w := ownWorld(t)
 	ctx := t.Context()
-	j := joinSecond(t)
+	j := w.joinSecond(t)
 	t.Cleanup(func() {
 		if err := j.Script(context.WithoutCancel(ctx), "ip route del default metric 300 2>/dev/null || true; ip -6 route del default metric 300 2>/dev/null || true"+restoreDefaults); err != nil {
 			t.Error(err)
@@ -107,7 +110,8 @@ func TestAgentNetwork_DefaultRouteChange(t *testing.T) {
 
 // A process that stands still for a while, as all do in a suspended machine.
 func TestAgentNetwork_Suspend(t *testing.T) {
-	j := joinSecond(t)
+	w := ownWorld(t)
+	j := w.joinSecond(t)
 	back(t, j, "joining")
 	if err := syscall.Kill(j.PID(), syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
@@ -128,8 +132,9 @@ func TestAgentNetwork_Suspend(t *testing.T) {
 // A LAN without IPv6 gets it while the host is joined: IPv6 goes through the
 // tunnel before and after, and the new address blocks nobody.
 func TestAgentNetwork_IPv4OnlyBecomesDualStack(t *testing.T) {
+	w := ownWorld(t)
 	ctx := t.Context()
-	h := theLab.Agents[1]
+	h := w.lab.Agents[1]
 	t.Cleanup(func() {
 		if err := h.Script(context.WithoutCancel(ctx), "true"+restoreDefaults); err != nil {
 			t.Error(err)
@@ -138,7 +143,7 @@ func TestAgentNetwork_IPv4OnlyBecomesDualStack(t *testing.T) {
 	if err := h.Script(ctx, "ip -6 route del default; ip -6 address del 2001:db8:101::2/64 dev eth0"); err != nil {
 		t.Fatal(err)
 	}
-	j := joinSecond(t)
+	j := w.joinSecond(t)
 	if pin := registration(t, j).Pin; pin["ipv4"] == "" || pin["ipv6"] != "" {
 		t.Fatalf("the pin is %v; want IPv4 only", pin)
 	}
@@ -158,7 +163,7 @@ func TestAgentNetwork_IPv4OnlyBecomesDualStack(t *testing.T) {
 
 func registration(t *testing.T, j *lab.Joined) lab.Registration {
 	t.Helper()
-	r, err := gateway.Operator.Registration(t.Context(), j.Registration)
+	r, err := j.Gateway.Operator.Registration(t.Context(), j.Registration)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -168,20 +173,21 @@ func registration(t *testing.T, j *lab.Joined) lab.Registration {
 // From the cable to the other network card: the default routes lead out of
 // another interface, and the host is seen from the same address.
 func TestAgentNetwork_OtherInterface(t *testing.T) {
+	w := ownWorld(t)
 	ctx := t.Context()
-	j := joinSecond(t)
+	j := w.joinSecond(t)
 	back(t, j, "joining")
 	pid := strings.Split(j.Path(""), "/")[2]
 	t.Cleanup(func() {
 		ctx := context.WithoutCancel(ctx)
-		if err := theLab.World.Script(ctx, "ip link del to-agent2b"); err != nil { // its routes and eth1 go with it
+		if err := w.lab.World.Script(ctx, "ip link del to-agent2b"); err != nil { // its routes and eth1 go with it
 			t.Error(err)
 		}
 		if err := j.Script(ctx, "ip link set eth0 up"+restoreDefaults); err != nil {
 			t.Error(err)
 		}
 	})
-	if err := theLab.World.Script(ctx, "ip link add to-agent2b type veth peer name eth1 netns "+pid+`
+	if err := w.lab.World.Script(ctx, "ip link add to-agent2b type veth peer name eth1 netns "+pid+`
 		ip address add 198.51.109.1/24 dev to-agent2b; ip address add 2001:db8:109::1/64 dev to-agent2b nodad; ip link set to-agent2b up`); err != nil {
 		t.Fatal(err)
 	}
@@ -194,7 +200,7 @@ func TestAgentNetwork_OtherInterface(t *testing.T) {
 		t.Fatal(err)
 	}
 	gone(t, j) // the world does not know yet where it is
-	if err := theLab.World.Script(ctx, `ip route add 198.51.101.2/32 via 198.51.109.2; ip -6 route add 2001:db8:101::2/128 via 2001:db8:109::2`); err != nil {
+	if err := w.lab.World.Script(ctx, `ip route add 198.51.101.2/32 via 198.51.109.2; ip -6 route add 2001:db8:101::2/128 via 2001:db8:109::2`); err != nil {
 		t.Fatal(err)
 	}
 	back(t, j, "a change to another interface")

@@ -25,28 +25,6 @@ func state(t *testing.T, h *lab.Host) string {
 	return out
 }
 
-// A second agent host, joined and undone by each test.
-func joinSecond(t *testing.T) *lab.Joined {
-	t.Helper()
-	j, err := theLab.Join(t.Context(), theLab.Agents[1], gateway, "ci")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		ctx := context.WithoutCancel(t.Context())
-		if err := j.Stop(); err != nil {
-			t.Error(err)
-		}
-		if out, err := j.Run(ctx, theLab.Bin, "leave"); err != nil {
-			t.Errorf("leave: %v %s", err, out)
-		}
-		if err := gateway.Operator.Revoke(ctx, j.Registration); err != nil {
-			t.Error(err)
-		}
-	})
-	return j
-}
-
 func works(ctx context.Context, j *lab.Joined) error {
 	out, err := j.Shell(ctx, "curl -sS --max-time 5 https://api.example.com/works")
 	if err == nil && !strings.HasPrefix(out, "ok") {
@@ -56,10 +34,11 @@ func works(ctx context.Context, j *lab.Joined) error {
 }
 
 func TestHost_LeaveUndoesEverything(t *testing.T) {
-	h := theLab.Agents[1]
+	w := ownWorld(t)
+	h := w.lab.Agents[1]
 	before := state(t, h)
 	t.Run("joined", func(t *testing.T) {
-		j := joinSecond(t)
+		j := w.joinSecond(t)
 		if err := works(t.Context(), j); err != nil {
 			t.Fatal(err)
 		}
@@ -73,10 +52,11 @@ func TestHost_LeaveUndoesEverything(t *testing.T) {
 }
 
 func TestHost_LeaveRepairsAfterKillNine(t *testing.T) {
-	h := theLab.Agents[1]
+	w := ownWorld(t)
+	h := w.lab.Agents[1]
 	before := state(t, h)
 	t.Run("joined", func(t *testing.T) {
-		j := joinSecond(t)
+		j := w.joinSecond(t)
 		if err := works(t.Context(), j); err != nil {
 			t.Fatal(err)
 		}
@@ -91,24 +71,25 @@ func TestHost_LeaveRepairsAfterKillNine(t *testing.T) {
 
 // A dead tunnel fails closed: what would have gone through it goes nowhere.
 func TestHost_DeadTunnelFailsClosed(t *testing.T) {
-	j := joinSecond(t)
+	w := ownWorld(t)
+	j := w.joinSecond(t)
 	if err := works(t.Context(), j); err != nil {
 		t.Fatal(err)
 	}
 	if err := j.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	upstream.Forget()
+	w.upstream.Forget()
 	for _, url := range []string{"https://192.0.2.11/", "https://[2001:db8:c::11]/"} {
 		if out, err := j.Run(t.Context(), "curl", "-skS", "--max-time", "4", url); err == nil {
 			t.Errorf("%s answered without a tunnel: %s", url, out)
 		}
 	}
-	if n := len(upstream.Seen()); n != 0 {
+	if n := len(w.upstream.Seen()); n != 0 {
 		t.Errorf("%d requests went around the tunnel", n)
 	}
 	// The next `up` repairs.
-	up, err := theLab.StartUp(t.Context(), j)
+	up, err := w.lab.StartUp(t.Context(), j)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -124,7 +105,8 @@ func TestHost_DeadTunnelFailsClosed(t *testing.T) {
 
 // The LAN stays direct, but for DNS.
 func TestHost_LANStaysDirectExceptDNS(t *testing.T) {
-	j := joinSecond(t)
+	w := ownWorld(t)
+	j := w.joinSecond(t)
 	for target, want := range map[string]string{
 		"198.51.101.1": "eth0", "2001:db8:101::1": "eth0",
 		"198.51.101.1 ipproto udp dport 53": "clawpatrol0", "198.51.101.1 ipproto tcp dport 53": "clawpatrol0",
@@ -141,8 +123,9 @@ func TestHost_LANStaysDirectExceptDNS(t *testing.T) {
 // A host that is joined over ssh is not cut off: inbound connections keep
 // answering the way they came in.
 func TestHost_JoinOverSSHIsNotCutOff(t *testing.T) {
+	w := ownWorld(t)
 	ctx := t.Context()
-	h := theLab.Agents[1]
+	h := w.lab.Agents[1]
 	if err := h.Script(ctx, `mkdir -p /run/sshd /root/.ssh; chmod 700 /root/.ssh
 		rm -f /root/host /root/key; ssh-keygen -q -t ed25519 -N '' -f /root/host; ssh-keygen -q -t ed25519 -N '' -f /root/key
 		cp /root/key.pub /root/.ssh/authorized_keys
@@ -167,12 +150,12 @@ func TestHost_JoinOverSSHIsNotCutOff(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := theLab.World.WriteFile("/root/key", string(key), 0o600); err != nil {
+	if err := w.lab.World.WriteFile("/root/key", string(key), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	// From beyond the LAN: the answer must not take the tunnel's default route.
 	// One line in before join starts, one after it is up.
-	ssh := theLab.World.Command(ctx, "ssh", "-b", lab.WorldIPv4.String(), "-i", "/root/key", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "root@198.51.101.2",
+	ssh := w.lab.World.Command(ctx, "ssh", "-b", lab.WorldIPv4.String(), "-i", "/root/key", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "root@198.51.101.2",
 		"echo in; read go; echo still in")
 	in, err := ssh.StdinPipe()
 	if err != nil {
@@ -186,7 +169,7 @@ func TestHost_JoinOverSSHIsNotCutOff(t *testing.T) {
 	if _, err := out.Wait(ctx, 15*time.Second, `(?m)^in`); err != nil {
 		t.Fatal(err)
 	}
-	j := joinSecond(t)
+	j := w.joinSecond(t)
 	if err := works(ctx, j); err != nil {
 		t.Fatal(err)
 	}
@@ -202,7 +185,7 @@ func TestHost_JoinOverSSHIsNotCutOff(t *testing.T) {
 		if strings.Contains(addr, ":") {
 			b = lab.WorldIPv6.String()
 		}
-		got, err := theLab.World.Run(ctx, "ssh", "-b", b, "-i", "/root/key", "-o", "ConnectTimeout=8", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "root@"+addr, "echo new")
+		got, err := w.lab.World.Run(ctx, "ssh", "-b", b, "-i", "/root/key", "-o", "ConnectTimeout=8", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "root@"+addr, "echo new")
 		if err != nil || strings.TrimSpace(got) != "new" {
 			t.Errorf("a new session over %s: %v %q", addr, err, got)
 		}
@@ -234,9 +217,10 @@ func TestHost_TrafficFlowsAgainAfterGatewayRestart(t *testing.T) {
 }
 
 func TestHost_WithoutRootNothingIsDone(t *testing.T) {
-	h := theLab.Agents[1]
+	w := ownWorld(t)
+	h := w.lab.Agents[1]
 	before := state(t, h)
-	out, err := h.Run(t.Context(), "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", theLab.Bin, "join", "https://"+lab.GatewayHost+":8443", "--ca-fingerprint", gateway.CAFingerprint)
+	out, err := h.Run(t.Context(), "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", w.lab.Bin, "join", "https://"+lab.GatewayHost+":8443", "--ca-fingerprint", w.gateway.CAFingerprint)
 	if err == nil || !strings.Contains(err.Error(), "root") || !strings.Contains(err.Error(), "hint:") || strings.Contains(out, "nstalled") {
 		t.Errorf("join without root: %v\n%s", err, out)
 	}

@@ -81,11 +81,14 @@ func TestMainJob_GitCloneAndPush(t *testing.T) {
 
 // A gibibyte each way, while the gateway's memory stays where it was.
 func TestMainJob_GibibyteEachWayInBoundedMemory(t *testing.T) {
+	w := ownWorld(t)
+	agent := w.joinSecond(t)
 	const size = 1 << 30
 	// Bytes of growth, less than half of one body. Most of it is wireguard-go's:
 	// each packet in flight lies in a buffer of 64 KiB, and a batch holds 128.
 	const ceiling = 448 << 20
-	want := fmt.Sprintf("%d %s", size, lab.PatternHash(size))
+	hash := lab.PatternHash(size)
+	want := fmt.Sprintf("%d %s", size, hash)
 	file := agent.Path("/root/gibibyte")
 	f, err := os.Create(file)
 	if err != nil {
@@ -95,15 +98,15 @@ func TestMainJob_GibibyteEachWayInBoundedMemory(t *testing.T) {
 	if err := writePattern(f, size); err != nil {
 		t.Fatal(err)
 	}
-	before := rss(t)
-	peak := watchRSS(t)
+	before := rss(t, w.gateway)
+	peak := watchRSS(t, w.gateway)
 	for _, version := range []string{"--http1.1", "--http2"} {
 		out, err := agent.Shell(t.Context(), `curl -sS --max-time 120 `+version+` -T /root/gibibyte https://api.example.com/hash`)
 		if err != nil || strings.TrimSpace(out) != want {
 			t.Errorf("%s upload: %v, %q; want %q", version, err, out, want)
 		}
 		out, err = agent.Shell(t.Context(), `curl -sS --max-time 120 `+version+` https://api.example.com/bytes/`+strconv.Itoa(size)+` | sha256sum`)
-		if err != nil || !strings.HasPrefix(out, lab.PatternHash(size)) {
+		if err != nil || !strings.HasPrefix(out, hash) {
 			t.Errorf("%s download: %v, %q", version, err, out)
 		}
 	}
@@ -127,7 +130,7 @@ func writePattern(f *os.File, size int64) error {
 
 var vmRSS = regexp.MustCompile(`VmRSS:\s+(\d+) kB`)
 
-func rss(t *testing.T) int64 {
+func rss(t *testing.T, gateway *lab.Gateway) int64 {
 	t.Helper()
 	b, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(gateway.PID()), "status"))
 	if err != nil {
@@ -146,7 +149,7 @@ func rss(t *testing.T) int64 {
 
 // watchRSS samples the gateway's memory until the returned function is called,
 // which returns the highest sample.
-func watchRSS(t *testing.T) (peak func() int64) {
+func watchRSS(t *testing.T, gateway *lab.Gateway) (peak func() int64) {
 	ctx, cancel := context.WithCancel(t.Context())
 	high := make(chan int64, 1)
 	go func() {
@@ -159,7 +162,7 @@ func watchRSS(t *testing.T) (peak func() int64) {
 				high <- top
 				return
 			case <-tick.C:
-				top = max(top, rss(t))
+				top = max(top, rss(t, gateway))
 			}
 		}
 	}()

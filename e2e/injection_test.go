@@ -13,6 +13,7 @@ import (
 // on one endpoint, with curl over HTTP/1.1 and HTTP/2: the upstream gets the
 // secret once, in its place, and everything else as curl wrote it.
 func TestInjection_QueryAndCookie(t *testing.T) {
+	t.Parallel()
 	const (
 		mapsKey = "AIzaREAL/key+of=maps&0123456789abcd"
 		session = "REALsession.of/tracker+xyz=="

@@ -33,7 +33,8 @@ profile "ci" {
 	gatewayState = "/var/lib/clawpatrol"
 )
 
-// inviting is a lab of its own: its gateway is stopped, killed and restored.
+// inviting is a lab of its own: its gateway is stopped, killed and restored. The
+// test runs beside others.
 type inviting struct {
 	t   *testing.T
 	lab *lab.Lab
@@ -43,6 +44,7 @@ type inviting struct {
 
 func newInviting(t *testing.T) *inviting {
 	t.Helper()
+	t.Parallel()
 	ctx := t.Context()
 	l, err := lab.New(ctx, lab.Config{Bin: lab.Binary(), Agents: 2})
 	if err != nil {
@@ -62,7 +64,7 @@ func newInviting(t *testing.T) *inviting {
 	}
 	t.Cleanup(func() {
 		if t.Failed() {
-			t.Logf("the gateway's log:\n%s", v.gw.Log)
+			t.Logf("the gateway's log:\n%s", v.gw.Log.Tail(40))
 		}
 	})
 	if err := v.gw.Operator.SetCredential(ctx, "bearer", "api_token", inviteSecret); err != nil {

@@ -4,10 +4,14 @@ package e2e
 
 import (
 	"context"
+	"errors"
+	"flag"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/cgi"
 	"os"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -51,15 +55,22 @@ profile "ci" {
 `
 )
 
-// The shared lab; tests leave it as they found it.
+// The shared world, of the tests that run one after the other. They leave it as
+// they found it. What takes long runs beside others, in a world of its own:
+// ownWorld.
 var (
+	shared   *world
 	theLab   *lab.Lab
 	gateway  *lab.Gateway
 	agent    *lab.Joined
-	upstream = new(lab.Upstream)
+	upstream *lab.Upstream
 )
 
 func TestMain(m *testing.M) {
+	flag.Parse()
+	if err := flag.Set("test.parallel", strconv.Itoa(worldsAtOnce)); err != nil {
+		panic(err)
+	}
 	code, err := runAll(m)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "e2e:", err)
@@ -71,43 +82,24 @@ func TestMain(m *testing.M) {
 func runAll(m *testing.M) (code int, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 14*time.Minute)
 	defer cancel()
-	theLab, err = lab.New(ctx, lab.Config{Bin: lab.Binary(), Agents: 3})
-	if err != nil {
+	if shared, err = newWorld(ctx); err != nil {
 		return 1, err
 	}
+	theLab, gateway, upstream = shared.lab, shared.gateway, shared.upstream
 	defer func() {
-		if cerr := theLab.Close(); err == nil {
-			err = cerr
-		}
+		err = errors.Join(err, shared.lab.Close(), closeWorlds())
 	}()
-	for i, name := range []string{"api.example.com", "web.example.org", "one.tenants.example.com"} {
-		if err := theLab.ServeHTTPS(ctx, name, i, upstream); err != nil {
-			return 1, err
-		}
-	}
 	repos, err := serveGit(ctx)
 	if err != nil {
 		return 1, err
 	}
 	defer os.RemoveAll(repos)
-	gateway, err = theLab.StartGateway(ctx, policyText, map[string]string{"lab-ca.pem": string(theLab.PKI.PEM)})
-	if err != nil {
-		return 1, err
-	}
-	for _, c := range [][3]string{{"bearer", "api_token", apiToken}, {"basic", "git", gitPassword}, {"bearer", "tenants", apiToken}} {
-		if err := gateway.Operator.SetCredential(ctx, c[0], c[1], c[2]); err != nil {
-			return 1, err
-		}
-	}
 	if agent, err = theLab.Join(ctx, theLab.Agents[0], gateway, "ci"); err != nil {
 		return 1, err
 	}
-	code = m.Run()
-	if code != 0 {
-		log := gateway.Log.String()
-		fmt.Fprintf(os.Stderr, "--- the gateway's log:\n%s\n--- join:\n%s\n", log[max(0, len(log)-12000):], agent.Output)
-	}
-	return code, nil
+	return lab.RunTests(m, func(w io.Writer) {
+		fmt.Fprintf(w, "--- the gateway's log:\n%s--- join:\n%s", gateway.Log.Tail(40), agent.Output.Tail(20))
+	}), nil
 }
 
 // serveGit serves a repository over git's own smart HTTP backend, to whoever

@@ -16,6 +16,7 @@ import (
 // A newcomer with nothing but README.md, two hosts and the binary: the policy
 // and the commands are read out of it, only the names are the newcomer's own.
 func TestNewcomer_TheREADMEWorksAsWritten(t *testing.T) {
+	t.Parallel()
 	readme, err := os.ReadFile("../README.md")
 	if err != nil {
 		t.Fatal(err)

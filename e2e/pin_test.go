@@ -25,15 +25,15 @@ const agentState = "/var/lib/clawpatrol-agent"
 
 // stolen copies an agent host's state directory to the lab's third host, as
 // whoever was root on the first for a moment would. It is gone with the test.
-func stolen(t *testing.T, j *lab.Joined) (thief *lab.Host, state map[string]any) {
+func (w *world) stolen(t *testing.T, j *lab.Joined) (thief *lab.Host, state map[string]any) {
 	t.Helper()
-	thief = theLab.Agents[2]
+	thief = w.lab.Agents[2]
 	ctx := context.WithoutCancel(t.Context())
 	if err := thief.Script(ctx, "cp -a "+j.Path(agentState)+" /var/lib/ && rm -f "+agentState+"/private/journal "+agentState+"/private/control.sock"); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if out, err := thief.Run(ctx, theLab.Bin, "leave"); err != nil {
+		if out, err := thief.Run(ctx, w.lab.Bin, "leave"); err != nil {
 			t.Errorf("leave: %v %s", err, out)
 		}
 	})
@@ -59,7 +59,9 @@ func cut(t *testing.T, j *lab.Joined, thiefAddress string) {
 	if _, err := j.Output.Wait(t.Context(), 30*time.Second, `(?m)^blocked: `); err != nil {
 		t.Error(err)
 	}
-	approveAgain(t, j)
+	if err := j.Gateway.Operator.Approve(t.Context(), lab.Registration{ID: j.Registration, UserCode: j.UserCode}, "ci"); err != nil {
+		t.Fatal(err)
+	}
 	back(t, j, "the approval")
 }
 
@@ -116,20 +118,21 @@ func (b hostBind) Open(port uint16) (fns []conn.ReceiveFunc, got uint16, err err
 // A copied join credential, in plain WireGuard, moves no byte, and is blocked; so
 // is the rightful host, until an operator has looked.
 func TestI08_CopiedJoinCredentialInPlainWireGuard(t *testing.T) {
+	w := ownWorld(t)
 	for _, c := range []struct {
 		gateway netip.Addr
 		from    string
 	}{{lab.GatewayIPv4, "198.51.102.2"}, {lab.GatewayIPv6, "2001:db8:102::2"}} {
 		t.Run(c.from, func(t *testing.T) {
-			j := joinSecond(t)
+			j := w.joinSecond(t)
 			back(t, j, "joining")
-			thief, state := stolen(t, j)
-			heard, err := theLab.World.Record("to-gateway", 51820)
+			thief, state := w.stolen(t, j)
+			heard, err := w.lab.World.Record("to-gateway", 51820)
 			if err != nil {
 				t.Fatal(err)
 			}
 			defer heard.Stop()
-			upstream.Forget()
+			w.upstream.Forget()
 			began := time.Now()
 			dev, stack := wire(t, thief, state, netip.AddrPortFrom(c.gateway, 51820))
 			ctx, stop := context.WithTimeout(t.Context(), 3*time.Second)
@@ -137,7 +140,7 @@ func TestI08_CopiedJoinCredentialInPlainWireGuard(t *testing.T) {
 			blocked := make(chan time.Duration, 1)
 			go func() {
 				_ = lab.Eventually(ctx, 3*time.Second, func() error {
-					if r, err := gateway.Operator.Registration(ctx, j.Registration); err != nil || r.State != "blocked" {
+					if r, err := w.gateway.Operator.Registration(ctx, j.Registration); err != nil || r.State != "blocked" {
 						return fmt.Errorf("%s, %v", r.State, err)
 					}
 					return nil
@@ -149,7 +152,7 @@ func TestI08_CopiedJoinCredentialInPlainWireGuard(t *testing.T) {
 				t.Error("the thief's tunnel carries a connection")
 			}
 			t.Logf("blocked %v after the thief began", (<-blocked).Round(time.Millisecond))
-			if n := len(upstream.Seen()); n != 0 {
+			if n := len(w.upstream.Seen()); n != 0 {
 				t.Errorf("%d requests reached the upstream", n)
 			}
 			dev.Close() // as long as the thief goes on, each approval ends with its next packet
@@ -162,18 +165,19 @@ func TestI08_CopiedJoinCredentialInPlainWireGuard(t *testing.T) {
 // still; changed to believe in the thief's address, it is blocked by its first
 // word.
 func TestI08_CopiedStateDirectory(t *testing.T) {
+	w := ownWorld(t)
 	ctx := t.Context()
-	j := joinSecond(t)
+	j := w.joinSecond(t)
 	back(t, j, "joining")
-	thief, state := stolen(t, j)
-	up, err := theLab.BeginUp(&lab.Joined{Host: thief, Registration: j.Registration})
+	thief, state := w.stolen(t, j)
+	up, err := w.lab.BeginUp(&lab.Joined{Host: thief, Registration: j.Registration})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if _, err := up.Output.Wait(ctx, 30*time.Second, `(?m)^moved: `); err != nil {
 		t.Error(err)
 	}
-	upstream.Forget()
+	w.upstream.Forget()
 	if out, err := thief.Run(ctx, "curl", "-skS", "--max-time", "2", "https://192.0.2.11/"); err == nil {
 		t.Errorf("the thief gets an answer: %s", out)
 	}
@@ -193,7 +197,7 @@ func TestI08_CopiedStateDirectory(t *testing.T) {
 		t.Fatal(err)
 	}
 	began := time.Now()
-	if up, err = theLab.BeginUp(&lab.Joined{Host: thief, Registration: j.Registration}); err != nil {
+	if up, err = w.lab.BeginUp(&lab.Joined{Host: thief, Registration: j.Registration}); err != nil {
 		t.Fatal(err)
 	}
 	becomes(t, j, "blocked")
@@ -207,7 +211,7 @@ func TestI08_CopiedStateDirectory(t *testing.T) {
 	if strings.Contains(up.Output.String(), "tunnel up") {
 		t.Errorf("the thief's tunnel came up:\n%s", up.Output)
 	}
-	if n := len(upstream.Seen()); n != 0 {
+	if n := len(w.upstream.Seen()); n != 0 {
 		t.Errorf("%d requests reached the upstream", n)
 	}
 	cut(t, j, "198.51.102.2")
@@ -215,10 +219,11 @@ func TestI08_CopiedStateDirectory(t *testing.T) {
 
 // Another port is no other address: an agent host that starts anew has one.
 func TestI08_AnotherPortPasses(t *testing.T) {
+	w := ownWorld(t)
 	ctx := t.Context()
-	j := joinSecond(t)
+	j := w.joinSecond(t)
 	back(t, j, "joining")
-	heard, err := theLab.World.Record("to-agent2", 51820)
+	heard, err := w.lab.World.Record("to-agent2", 51820)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -226,7 +231,7 @@ func TestI08_AnotherPortPasses(t *testing.T) {
 	if err := j.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	up, err := theLab.StartUp(ctx, j)
+	up, err := w.lab.StartUp(ctx, j)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -241,18 +246,18 @@ func TestI08_AnotherPortPasses(t *testing.T) {
 
 // translate has the world masquerade what one LAN of the lab sends, as a router
 // with a public address of its own would.
-func translate(t *testing.T, rules ...string) {
+func (w *world) translate(t *testing.T, rules ...string) {
 	t.Helper()
 	for _, rule := range rules {
 		program := "iptables"
 		if strings.Contains(rule, "2001:") {
 			program = "ip6tables"
 		}
-		if err := theLab.World.Script(t.Context(), program+" -t nat -A POSTROUTING -o to-gateway "+rule); err != nil {
+		if err := w.lab.World.Script(t.Context(), program+" -t nat -A POSTROUTING -o to-gateway "+rule); err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() {
-			if err := theLab.World.Script(context.WithoutCancel(t.Context()), program+" -t nat -D POSTROUTING -o to-gateway "+rule+"; conntrack -F 2>/dev/null || true"); err != nil {
+			if err := w.lab.World.Script(context.WithoutCancel(t.Context()), program+" -t nat -D POSTROUTING -o to-gateway "+rule+"; conntrack -F 2>/dev/null || true"); err != nil {
 				t.Error(err)
 			}
 		})
@@ -262,27 +267,13 @@ func translate(t *testing.T, rules ...string) {
 // Two agent hosts behind one NAT address have one pin, and both work. One whose
 // address on the LAN changes is still behind it.
 func TestI08_TwoBehindOneNATAddress(t *testing.T) {
+	w := ownWorld(t)
 	ctx := t.Context()
-	translate(t,
+	w.translate(t,
 		"-s 198.51.101.0/24 -j SNAT --to-source 192.0.2.10", "-s 198.51.102.0/24 -j SNAT --to-source 192.0.2.10",
 		"-s 2001:db8:101::/64 -j SNAT --to-source 2001:db8:c::10", "-s 2001:db8:102::/64 -j SNAT --to-source 2001:db8:c::10")
-	one := joinSecond(t)
-	two, err := theLab.Join(ctx, theLab.Agents[2], gateway, "ci")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		ctx := context.WithoutCancel(ctx)
-		if err := two.Stop(); err != nil {
-			t.Error(err)
-		}
-		if out, err := two.Run(ctx, theLab.Bin, "leave"); err != nil {
-			t.Errorf("leave: %v %s", err, out)
-		}
-		if err := gateway.Operator.Revoke(ctx, two.Registration); err != nil {
-			t.Error(err)
-		}
-	})
+	one := w.joinSecond(t)
+	two := w.join(t, w.lab.Agents[2])
 	for _, j := range []*lab.Joined{one, two} {
 		if pin := registration(t, j).Pin; pin["ipv4"] != "192.0.2.10" || pin["ipv6"] != "2001:db8:c::10" {
 			t.Errorf("%s is pinned to %v", j.Name, pin)
@@ -304,9 +295,10 @@ func TestI08_TwoBehindOneNATAddress(t *testing.T) {
 // Carrier NAT may give UDP another address than TCP: the first handshake's is
 // pinned too, and no third.
 func TestI08_UDPLeavesByAnotherNATAddress(t *testing.T) {
+	w := ownWorld(t)
 	ctx := t.Context()
 	const udp = "-p udp -s 198.51.101.0/24 -j SNAT --to-source 192.0.2.53"
-	h := theLab.Agents[1]
+	h := w.lab.Agents[1]
 	t.Cleanup(func() {
 		if err := h.Script(context.WithoutCancel(ctx), "true"+restoreDefaults); err != nil {
 			t.Error(err)
@@ -315,24 +307,24 @@ func TestI08_UDPLeavesByAnotherNATAddress(t *testing.T) {
 	if err := h.Script(ctx, "ip -6 route del default; ip -6 address del 2001:db8:101::2/64 dev eth0"); err != nil {
 		t.Fatal(err)
 	}
-	translate(t, "-p tcp -s 198.51.101.0/24 -j SNAT --to-source 192.0.2.10", udp)
-	j := joinSecond(t)
+	w.translate(t, "-p tcp -s 198.51.101.0/24 -j SNAT --to-source 192.0.2.10", udp)
+	j := w.joinSecond(t)
 	back(t, j, "joining")
 	if r := registration(t, j); r.Pin["ipv4"] != "192.0.2.10" || r.State != "approved" {
 		t.Errorf("it is %s and pinned to %v", r.State, r.Pin)
 	}
 	// A third address, which the host cannot see.
-	if err := theLab.World.Script(ctx, "ip address add 192.0.2.99/32 dev lo; iptables -t nat -I POSTROUTING 1 -o to-gateway -p udp -s 198.51.101.0/24 -j SNAT --to-source 192.0.2.99"); err != nil {
+	if err := w.lab.World.Script(ctx, "ip address add 192.0.2.99/32 dev lo; iptables -t nat -I POSTROUTING 1 -o to-gateway -p udp -s 198.51.101.0/24 -j SNAT --to-source 192.0.2.99"); err != nil {
 		t.Fatal(err)
 	}
 	undo := func() error {
-		return theLab.World.Script(context.WithoutCancel(ctx), "ip address del 192.0.2.99/32 dev lo; iptables -t nat -D POSTROUTING 1")
+		return w.lab.World.Script(context.WithoutCancel(ctx), "ip address del 192.0.2.99/32 dev lo; iptables -t nat -D POSTROUTING 1")
 	}
 	// A mapping that is there stays: only a new port gets the new address.
 	if err := j.Stop(); err != nil {
 		t.Error(err)
 	}
-	up, err := theLab.BeginUp(j)
+	up, err := w.lab.BeginUp(j)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -354,8 +346,9 @@ func TestI08_UDPLeavesByAnotherNATAddress(t *testing.T) {
 
 // A host that has joined over IPv6 alone stays with it when its LAN gets IPv4.
 func TestI08_IPv6OnlyBecomesDualStack(t *testing.T) {
+	w := ownWorld(t)
 	ctx := t.Context()
-	h := theLab.Agents[1]
+	h := w.lab.Agents[1]
 	t.Cleanup(func() {
 		if err := h.Script(context.WithoutCancel(ctx), ownAddresses+"\nprintf 'nameserver "+lab.NamesIPv4.String()+"\\n' >/etc/resolv.conf"); err != nil {
 			t.Error(err)
@@ -364,7 +357,7 @@ func TestI08_IPv6OnlyBecomesDualStack(t *testing.T) {
 	if err := h.Script(ctx, "ip route del default; ip address del 198.51.101.2/24 dev eth0; printf 'nameserver "+lab.NamesIPv6.String()+"\\n' >/etc/resolv.conf"); err != nil {
 		t.Fatal(err)
 	}
-	j := joinSecond(t)
+	j := w.joinSecond(t)
 	if pin := registration(t, j).Pin; pin["ipv4"] != "" || pin["ipv6"] == "" {
 		t.Fatalf("the pin is %v; want IPv6 only", pin)
 	}
@@ -373,11 +366,11 @@ func TestI08_IPv6OnlyBecomesDualStack(t *testing.T) {
 		t.Fatal(err)
 	}
 	back(t, j, "the LAN became dual stack")
-	if err := gateway.Stop(); err != nil {
+	if err := w.gateway.Stop(); err != nil {
 		t.Fatal(err)
 	}
-	gateway.Log.Mark()
-	if err := gateway.Start(ctx); err != nil {
+	w.gateway.Log.Mark()
+	if err := w.gateway.Start(ctx); err != nil {
 		t.Fatal(err)
 	}
 	back(t, j, "a restart of the gateway")
@@ -388,12 +381,13 @@ func TestI08_IPv6OnlyBecomesDualStack(t *testing.T) {
 // nobody and reaches nothing: neither at once, nor after a restart of the
 // gateway.
 func TestI08_RecordedPacketsBlockNobody(t *testing.T) {
+	w := ownWorld(t)
 	ctx := t.Context()
-	heard, err := theLab.World.Record("to-agent2", 51820)
+	heard, err := w.lab.World.Record("to-agent2", 51820)
 	if err != nil {
 		t.Fatal(err)
 	}
-	j := joinSecond(t)
+	j := w.joinSecond(t)
 	back(t, j, "joining")
 	packets, _ := heard.Stop()
 	if len(packets) < 10 {
@@ -406,10 +400,10 @@ func TestI08_RecordedPacketsBlockNobody(t *testing.T) {
 	if kinds[1] == 0 || kinds[4] == 0 {
 		t.Fatalf("recorded, by type: %v; want initiations and data", kinds)
 	}
-	thief := theLab.Agents[2]
+	thief := w.lab.Agents[2]
 	replay := func(when string) {
 		t.Helper()
-		upstream.Forget()
+		w.upstream.Forget()
 		for _, to := range []netip.Addr{lab.GatewayIPv4, lab.GatewayIPv6} {
 			c, err := thief.Dial(ctx, "udp", net.JoinHostPort(to.String(), "51820"))
 			if err != nil {
@@ -428,7 +422,7 @@ func TestI08_RecordedPacketsBlockNobody(t *testing.T) {
 			}
 			c.Close()
 		}
-		if n := len(upstream.Seen()); n != 0 {
+		if n := len(w.upstream.Seen()); n != 0 {
 			t.Errorf("%s: %d requests reached the upstream", when, n)
 		}
 		back(t, j, "a replay "+when)
@@ -437,11 +431,11 @@ func TestI08_RecordedPacketsBlockNobody(t *testing.T) {
 		}
 	}
 	replay("while the session lasts")
-	if err := gateway.Stop(); err != nil {
+	if err := w.gateway.Stop(); err != nil {
 		t.Fatal(err)
 	}
-	gateway.Log.Mark()
-	if err := gateway.Start(ctx); err != nil {
+	w.gateway.Log.Mark()
+	if err := w.gateway.Start(ctx); err != nil {
 		t.Fatal(err)
 	}
 	replay("after a restart of the gateway")

@@ -292,25 +292,27 @@ func TestI16_FlowsAreBoundedPerRegistration(t *testing.T) {
 	needAnswer(t, "target.example.com")
 }
 
-// needRoom waits until ci can open n connections at once: an attack before may
-// have left some to the gateway, which gives them up one after the other.
+// needRoom waits until ci can open n connections, as many at once as any attack
+// does: an attack before may have left some to the gateway, open or in the
+// making, which gives them up one after the other.
 func needRoom(t *testing.T, n int) {
 	t.Helper()
 	if err := lab.Eventually(t.Context(), 2*time.Minute, func() error {
-		var conns []net.Conn
-		defer func() {
-			for _, conn := range conns {
-				_ = conn.Close()
-			}
-		}()
-		for range n {
-			conn, err := reach(t.Context(), ci, "target.example.com")
-			if err != nil {
-				return fmt.Errorf("after %d connections: %w", len(conns), err)
-			}
-			conns = append(conns, conn)
+		conns, errs := make([]net.Conn, n), make([]error, n)
+		var wg sync.WaitGroup
+		for i := range n {
+			wg.Go(func() { conns[i], errs[i] = reach(t.Context(), ci, "target.example.com") })
 		}
-		return nil
+		wg.Wait()
+		var failed error
+		for i, conn := range conns {
+			if errs[i] == nil {
+				_ = conn.Close()
+			} else {
+				failed = errs[i]
+			}
+		}
+		return failed
 	}); err != nil {
 		t.Fatal(err)
 	}

@@ -32,6 +32,7 @@ var deviations = map[string]string{
 }
 
 func TestHTTP2ConformsByH2spec(t *testing.T) {
+	t.Parallel()
 	tool := installH2spec(t)
 	theTarget.still.Store(&still{header: http.Header{}, body: bytes.Repeat([]byte("x"), 64)})
 	report := filepath.Join(t.TempDir(), "report.xml")

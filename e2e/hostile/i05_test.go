@@ -23,13 +23,14 @@ func TestI05_AnotherRegistrationsTunnelAddressDoesNotWork(t *testing.T) {
 			t.Error(err)
 		}
 	}()
-	upstream.Forget()
 	line := "curl -4sS --max-time 4 --interface " + lab.Quote(victim) + " -k https://ops.example.com/stolen"
 	if out, err := ci.Shell(t.Context(), line); err == nil {
 		t.Errorf("answered: %s", out)
 	}
 	for _, s := range upstream.Seen() {
-		t.Errorf("upstream saw %s %s, X-Api-Key %q", s.Host, s.URI, s.Header.Get("X-Api-Key"))
+		if s.URI == "/stolen" { // what others left behind asks too
+			t.Errorf("upstream saw %s %s, X-Api-Key %q", s.Host, s.URI, s.Header.Get("X-Api-Key"))
+		}
 	}
 	if _, status := curl(t, ci, "https://api.example.com/"); status != "200" {
 		t.Errorf("its own address got status %s afterwards", status)

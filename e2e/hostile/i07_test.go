@@ -13,6 +13,7 @@ import (
 
 // The attack: use the tunnel before anybody has approved, and after a block.
 func TestI07_PendingGetsNothingBlockCutsRevokeEnds(t *testing.T) {
+	t.Parallel()
 	ctx := t.Context()
 	mallory, err := theLab.StartJoin(ctx, theLab.Agents[2], gateway, "--name", "mallory")
 	if err != nil {

@@ -12,6 +12,7 @@ import (
 
 // The attack: copy all that an agent host knows, and use it elsewhere.
 func TestI08_ACopiedJoinCredentialMovesNoByteAndBlocks(t *testing.T) {
+	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
 	l, err := lab.New(ctx, lab.Config{Bin: lab.Binary(), Agents: 3})

@@ -334,6 +334,7 @@ func (f *flowsOf) flows(ctx context.Context) error {
 // The attack: keep something running across the block. The bound that is promised
 // is a second; it is measured here, and logged.
 func TestI07_BlockAndRevokeEndEveryFlow(t *testing.T) {
+	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
 	defer cancel()
 	l, err := lab.New(ctx, lab.Config{Bin: lab.Binary(), Agents: 2})

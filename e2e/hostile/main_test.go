@@ -5,11 +5,15 @@ package hostile
 
 import (
 	"context"
+	"flag"
 	"fmt"
+	"io"
 	"os"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/clawpatrol/clawpatrol/e2e/lab"
 )
@@ -53,7 +57,8 @@ profile "ops" { credentials = [header.ops_key, bearer.shared_ops] }
 )
 
 // The shared lab. Tests leave it as they found it; what would not, makes a lab
-// of its own.
+// of its own. What mostly waits, and measures nothing, is parallel: it runs once
+// the others are through.
 var (
 	theLab   *lab.Lab
 	gateway  *lab.Gateway
@@ -62,6 +67,10 @@ var (
 )
 
 func TestMain(m *testing.M) {
+	flag.Parse()
+	if err := flag.Set("test.parallel", "4"); err != nil {
+		panic(err)
+	}
 	code, err := runAll(m)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "e2e/hostile:", err)
@@ -111,13 +120,15 @@ func runAll(m *testing.M) (code int, err error) {
 			return 1, err
 		}
 	}
-	if ci, err = theLab.Join(ctx, theLab.Agents[0], gateway, "ci"); err != nil {
+	var joins errgroup.Group
+	joins.Go(func() (err error) { ci, err = theLab.Join(ctx, theLab.Agents[0], gateway, "ci"); return err })
+	joins.Go(func() (err error) { ops, err = theLab.Join(ctx, theLab.Agents[1], gateway, "ops"); return err })
+	if err := joins.Wait(); err != nil {
 		return 1, err
 	}
-	if ops, err = theLab.Join(ctx, theLab.Agents[1], gateway, "ops"); err != nil {
-		return 1, err
-	}
-	code = m.Run()
+	code = lab.RunTests(m, func(w io.Writer) {
+		fmt.Fprintf(w, "--- the gateway's log:\n%s--- join of ci:\n%s", gateway.Log.Tail(40), ci.Output.Tail(20))
+	})
 	// Whatever the tests did, no secret is anywhere it must not be (I02, I03).
 	for _, place := range places() {
 		for _, s := range []string{apiToken, opsKey, targetToken, opsToken, gateway.Operator.Password} {
@@ -126,9 +137,6 @@ func runAll(m *testing.M) (code int, err error) {
 				code = 1
 			}
 		}
-	}
-	if code != 0 {
-		fmt.Fprintf(os.Stderr, "--- the gateway's log:\n%s\n--- join of ci:\n%s\n", tail(gateway.Log.String(), 12000), tail(ci.Output.String(), 4000))
 	}
 	return code, nil
 }

@@ -209,8 +209,15 @@ func addressOf(ctx context.Context, agent *lab.Joined, host string) (string, err
 	return a, nil
 }
 
+// reaching are, by agent host, the connections that are in the making. An agent
+// may have 256 of them: beyond, it is refused.
+var reaching sync.Map
+
 // reach connects an agent to an endpoint's host.
 func reach(ctx context.Context, agent *lab.Joined, host string) (net.Conn, error) {
+	making, _ := reaching.LoadOrStore(agent.Name, make(chan struct{}, 64))
+	making.(chan struct{}) <- struct{}{}
+	defer func() { <-making.(chan struct{}) }()
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
 	addr, err := addressOf(ctx, agent, host)

@@ -18,6 +18,7 @@ type Joined struct {
 	Registration string
 	UserCode     string
 	Output       *Output
+	Gateway      *Gateway
 
 	lab *Lab
 	cmd *exec.Cmd
@@ -26,7 +27,7 @@ type Joined struct {
 // StartJoin runs `clawpatrol join` on the host and returns when the gateway has
 // given it a registration, which is pending then.
 func (l *Lab) StartJoin(ctx context.Context, h *Host, g *Gateway, args ...string) (*Joined, error) {
-	j := &Joined{Host: h, lab: l, Output: new(Output)}
+	j := &Joined{Host: h, Gateway: g, lab: l, Output: new(Output)}
 	all := append([]string{l.Bin, "join", "https://" + GatewayHost + ":8443", "--ca-fingerprint", g.CAFingerprint}, args...)
 	j.cmd = h.Command(context.WithoutCancel(ctx), all...)
 	j.cmd.Stdout, j.cmd.Stderr = j.Output, j.Output
@@ -125,7 +126,7 @@ func (l *Lab) StartUp(ctx context.Context, j *Joined) (*Joined, error) {
 
 // BeginUp is StartUp without the wait.
 func (l *Lab) BeginUp(j *Joined) (*Joined, error) {
-	up := &Joined{Host: j.Host, Registration: j.Registration, UserCode: j.UserCode, Output: new(Output), lab: l}
+	up := &Joined{Host: j.Host, Registration: j.Registration, UserCode: j.UserCode, Gateway: j.Gateway, Output: new(Output), lab: l}
 	up.cmd = j.Host.Command(context.Background(), l.Bin, "up")
 	up.cmd.Stdout, up.cmd.Stderr = up.Output, up.Output
 	if err := up.cmd.Start(); err != nil {

@@ -186,6 +186,17 @@ func (o *Output) String() string {
 	return o.buf.String()
 }
 
+// Tail returns the last n lines but for those of level DEBUG.
+func (o *Output) Tail(n int) string {
+	var lines []string
+	for line := range strings.Lines(o.String()) {
+		if !strings.Contains(line, "level=DEBUG") {
+			lines = append(lines, strings.TrimSuffix(line, "\n")+"\n")
+		}
+	}
+	return strings.Join(lines[max(0, len(lines)-n):], "")
+}
+
 // Mark makes Wait look only at what is printed from here on.
 func (o *Output) Mark() {
 	o.mu.Lock()

@@ -17,6 +17,10 @@ import (
 	"io"
 	"net/netip"
 	"os"
+	"slices"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // Where things are.
@@ -48,8 +52,10 @@ type Lab struct {
 	Names   *Names
 	PKI     *PKI
 
-	log     *lockedWriter
-	closers []func() error
+	log *lockedWriter
+
+	mu      sync.Mutex
+	closers []func() error // guarded by mu
 }
 
 // New builds a lab. It needs root.
@@ -88,18 +94,24 @@ func New(ctx context.Context, cfg Config) (_ *Lab, err error) {
 	if err := l.link(ctx, l.Gateway, "203.0.113", "2001:db8:200:"); err != nil {
 		return nil, err
 	}
-	for i := range max(cfg.Agents, 1) {
-		h, err := l.newHost(ctx, fmt.Sprintf("agent%d", i+1))
-		if err != nil {
-			return nil, err
-		}
-		if err := l.link(ctx, h, fmt.Sprintf("198.51.%d", 100+i), fmt.Sprintf("2001:db8:10%d:", i)); err != nil {
-			return nil, err
-		}
-		if err := errors.Join(l.PKI.Trust(ctx, h), l.install(ctx, h, cfg.Bin)); err != nil {
-			return nil, err
-		}
-		l.Agents = append(l.Agents, h)
+	l.Agents = make([]*Host, max(cfg.Agents, 1))
+	var hosts errgroup.Group
+	for i := range l.Agents {
+		hosts.Go(func() (err error) {
+			if l.Agents[i], err = l.newHost(ctx, fmt.Sprintf("agent%d", i+1)); err != nil {
+				return err
+			}
+			if err := l.link(ctx, l.Agents[i], fmt.Sprintf("198.51.%d", 100+i), fmt.Sprintf("2001:db8:10%d:", i)); err != nil {
+				return err
+			}
+			return l.install(ctx, l.Agents[i], cfg.Bin)
+		})
+	}
+	if err := hosts.Wait(); err != nil {
+		return nil, err
+	}
+	if err := l.PKI.Trust(ctx, l.Agents...); err != nil {
+		return nil, err
 	}
 	if l.Names, err = l.serveNames(); err != nil {
 		return nil, err
@@ -139,14 +151,21 @@ func (l *Lab) link(ctx context.Context, h *Host, v4, v6 string) error {
 		printf 'nameserver %[3]s\n' >/etc/resolv.conf`, v4, v6, NamesIPv4))
 }
 
-func (l *Lab) onClose(f func() error) { l.closers = append(l.closers, f) }
+func (l *Lab) onClose(f func() error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.closers = append(l.closers, f)
+}
 
 // Close ends everything the lab started.
 func (l *Lab) Close() error {
-	var errs []error
-	for i := len(l.closers) - 1; i >= 0; i-- {
-		errs = append(errs, l.closers[i]())
-	}
+	l.mu.Lock()
+	closers := l.closers
 	l.closers = nil
+	l.mu.Unlock()
+	var errs []error
+	for _, f := range slices.Backward(closers) {
+		errs = append(errs, f())
+	}
 	return errors.Join(errs...)
 }

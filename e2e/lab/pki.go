@@ -94,13 +94,26 @@ func (p *PKI) Certificate(names ...string) (tls.Certificate, error) {
 	return tls.X509KeyPair(cert, key)
 }
 
-// Trust installs the authority in the host's system store.
-func (p *PKI) Trust(ctx context.Context, h *Host) error {
-	if err := h.Script(ctx, "mkdir -p /usr/local/share/ca-certificates"); err != nil {
-		return err
+// Trust installs the authority in the hosts' system stores. Of the real ones
+// those stores keep a few: a second goes by each time that all of them are put
+// in order.
+func (p *PKI) Trust(ctx context.Context, hosts ...*Host) error {
+	const dir, selection = "/usr/local/share/ca-certificates", "/etc/ca-certificates.conf"
+	for i, h := range hosts {
+		if err := h.Script(ctx, "mkdir -p "+dir); err != nil {
+			return err
+		}
+		if err := h.WriteFile(dir+"/lab-public-ca.crt", string(p.PEM), 0o644); err != nil {
+			return err
+		}
+		// They are the same on all hosts.
+		script := "rm -rf /etc/ssl/certs && cp -a " + Quote(hosts[0].Path("/etc/ssl/certs")) + " /etc/ssl/"
+		if i == 0 {
+			script = "update-ca-certificates --fresh >/dev/null 2>&1"
+		}
+		if err := h.Script(ctx, "awk '!/^[^#]/ || ++n <= 10' "+selection+" >/run/selection && cp /run/selection "+selection+"; "+script); err != nil {
+			return err
+		}
 	}
-	if err := h.WriteFile("/usr/local/share/ca-certificates/lab-public-ca.crt", string(p.PEM), 0o644); err != nil {
-		return err
-	}
-	return h.Script(ctx, "update-ca-certificates >/dev/null 2>&1")
+	return nil
 }

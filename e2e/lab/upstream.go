@@ -87,13 +87,24 @@ func (u *Upstream) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // Pattern is an endless, cheap, position-dependent byte stream.
 type Pattern struct{ at uint32 }
 
-func (p *Pattern) Read(b []byte) (int, error) {
-	for i := range b {
-		b[i] = byte(p.at ^ p.at>>8 ^ p.at>>16)
-		p.at++
+func (p *Pattern) Read(b []byte) (n int, _ error) {
+	all := pattern()
+	for n < len(b) {
+		k := copy(b[n:], all[int(p.at)%len(all):])
+		p.at += uint32(k)
+		n += k
 	}
-	return len(b), nil
+	return n, nil
 }
+
+// pattern is what a Pattern repeats.
+var pattern = sync.OnceValue(func() []byte {
+	all := make([]byte, 1<<24)
+	for at := range all {
+		all[at] = byte(at ^ at>>8 ^ at>>16)
+	}
+	return all
+})
 
 // PatternHash returns the SHA-256 of the first n bytes of a Pattern, in hex.
 func PatternHash(n int64) string {
