@@ -69,6 +69,7 @@ type Agent struct {
 	unprivileged bool // its enrolment serves `clawpatrol run` only, see NewForRun
 
 	envTold map[string]string // what writeEnv was last given: it tells once
+	sshTold string            // what knowSSH last said
 }
 
 // New returns the agent of a host. It reads and changes nothing.

@@ -162,6 +162,7 @@ func (a *Agent) awaitApproval(ctx context.Context, s *session, st *state) error 
 		if err := a.writePublic(ctx, st, p.resp.Env); err != nil {
 			return err
 		}
+		a.knowSSH(nil, st, p.resp.SSHHosts)
 		st.Approved = true
 		if err := saveState(a.paths, st); err != nil {
 			return err

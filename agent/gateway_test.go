@@ -150,6 +150,8 @@ type testGateway struct {
 	starts   int
 	env      map[string]string
 	profiles []string
+	sshCA    string
+	sshHosts []string
 	approve  bool                                              // new registrations are approved as they poll
 	override func(w http.ResponseWriter, r *http.Request) bool // answers in place of the gateway
 	started  func(enrolment.StartRequest)                      // is told of each start; nil: nobody is
@@ -166,7 +168,7 @@ type testRegistration struct {
 // kernel and shared by the others. ns nil: this namespace.
 func newTestGateway(t *testing.T, ns *netns.NsHandle, addrs ...string) *testGateway {
 	t.Helper()
-	g := &testGateway{t: t, ca: newTestCA(t), regs: map[string]*testRegistration{}, profiles: []string{"ci"}, env: map[string]string{"GH_TOKEN": "clawpatrol-github_token"}}
+	g := &testGateway{t: t, ca: newTestCA(t), regs: map[string]*testRegistration{}, sshCA: testSSHCA, sshHosts: testSSHHosts, profiles: []string{"ci"}, env: map[string]string{"GH_TOKEN": "clawpatrol-github_token"}}
 	g.pub = g.startWireGuard(ns)
 	leaf := g.ca.leaf(t, append([]string{"gw.example.net"}, addrs...)...)
 	tlsConfig := &tls.Config{Certificates: []tls.Certificate{leaf.chain(g.ca)}}
@@ -334,7 +336,7 @@ func (g *testGateway) serve(w http.ResponseWriter, r *http.Request) {
 		}
 		resp := enrolment.PollResponse{State: reg.state, RetryAfter: 1}
 		if reg.state == stateApproved {
-			resp.Profiles, resp.Env = g.profiles, g.env
+			resp.Profiles, resp.Env, resp.SSHHosts = g.profiles, g.env, g.sshHosts
 		}
 		answer(200, resp)
 	default:
@@ -362,6 +364,7 @@ func (g *testGateway) claim(reg *testRegistration, host string, answer func(int,
 		WireGuard: enrolment.ClaimWireGuard{PublicKey: g.pub, Endpoint: g.endpoint, MTU: defaultMTU, Keepalive: keepalive},
 		DNS:       []string{tunnelDNS4.String(), tunnelDNS6.String()},
 		CAPEM:     g.ca.pem(),
+		SSHCA:     g.sshCA,
 	})
 }
 

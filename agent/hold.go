@@ -401,6 +401,7 @@ func (h *holder) approved(ctx context.Context, now, before enrolment.PollRespons
 			h.a.tell(Event{Event: EventCAInstalled, Path: store}, "CA installed: %s", store)
 		}
 	}
+	h.a.knowSSH(h.j, h.st, now.SSHHosts)
 	if before.State != stateApproved {
 		h.a.tell(Event{Event: EventApproved}, "approved")
 	}
@@ -480,6 +481,10 @@ func (a *Agent) undo(ctx context.Context, j *journal, scopes ...scope) error {
 			return a.finishRefresh(ctx)
 		case stepLink:
 			return removeLink(e.Key)
+		case stepBlock:
+			return removeBlock(e)
+		case stepDir:
+			return removeEmptyDir(e.Key)
 		case stepRouting:
 			r, err := newRouting(nil)
 			if err != nil {

@@ -349,7 +349,7 @@ func checkClaim(c *enrolment.ClaimResponse, st *state) error {
 	if f.String() != st.GatewayCA {
 		return fmt.Errorf("the gateway sent the CA certificate %s, but proved to have %s", f, oneLine(st.GatewayCA))
 	}
-	return nil
+	return checkSSHCA(c.SSHCA)
 }
 
 func (a *Agent) sayAddress(p enrolment.Pin, f family) {

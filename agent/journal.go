@@ -106,11 +106,11 @@ func (e entry) check() error {
 		return fmt.Errorf("unknown scope %q", e.Scope)
 	}
 	switch e.Step {
-	case stepFile:
+	case stepFile, stepBlock:
 		if e.File == nil || !filepath.IsAbs(e.Key) {
 			return errors.New("incomplete file entry")
 		}
-	case stepRefresh, stepLink, stepRouting, stepResolved, stepService:
+	case stepRefresh, stepLink, stepRouting, stepResolved, stepService, stepDir:
 	default:
 		return fmt.Errorf("unknown step %q", e.Step)
 	}

@@ -147,6 +147,7 @@ func (u *Uplink) Serve(ctx context.Context) {
 				if err := u.h.a.writeEnv(u.h.st, p.resp.Env); err != nil {
 					u.h.a.say("%v", err)
 				}
+				u.h.a.knowSSH(nil, u.h.st, p.resp.SSHHosts)
 			}
 			u.learn(p)
 		}
