@@ -1,13 +1,25 @@
 package https_test
 
 import (
+	"bytes"
 	"io"
 	"net/http"
 	"testing"
 	"time"
 
 	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
 )
+
+// request is the head of a request for the host's root.
+func request(host string) []byte {
+	var block bytes.Buffer
+	e := hpack.NewEncoder(&block)
+	for _, f := range []hpack.HeaderField{{Name: ":method", Value: "GET"}, {Name: ":scheme", Value: "https"}, {Name: ":authority", Value: host}, {Name: ":path", Value: "/"}} {
+		_ = e.WriteField(f)
+	}
+	return block.Bytes()
+}
 
 // The attack: frames that are no requests, as many as fit the wire.
 func TestI16_FloodsOfFramesEndTheConnection(t *testing.T) {
@@ -23,6 +35,7 @@ func TestI16_FloodsOfFramesEndTheConnection(t *testing.T) {
 			stream += 2
 			return w.WriteHeaders(http2.HeadersFrameParam{StreamID: stream, BlockFragment: []byte{0x84}, EndHeaders: true, EndStream: true})
 		},
+		"DATA":    func(w *http2.Framer) error { return w.WriteData(1, false, []byte{0}) }, // a byte, on a stream that has ended
 		"unknown": func(w *http2.Framer) error { return w.WriteRawFrame(0xfa, 0, 0, nil) },
 	} {
 		conn := l.dial(id, host, "h2")
@@ -32,12 +45,25 @@ func TestI16_FloodsOfFramesEndTheConnection(t *testing.T) {
 		must(t, conn.SetDeadline(time.Now().Add(wait)))
 		fr := http2.NewFramer(conn, conn)
 		must(t, fr.WriteSettings())
-		flooded := make(chan struct{})
+		if name == "DATA" {
+			must(t, fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: request(host), EndHeaders: true, EndStream: true}))
+		}
+		flooded, ended := make(chan struct{}), make(chan struct{})
+		// Answers that wait to be taken would end the connection before.
+		turns := make(chan struct{}, 1000)
 		go func() {
 			defer close(flooded)
 			for range 20_000 {
 				if once(fr) != nil {
 					return
+				}
+				switch name {
+				case "PING", "no requests", "DATA":
+					select {
+					case turns <- struct{}{}:
+					case <-ended:
+						return
+					}
 				}
 			}
 		}()
@@ -47,6 +73,10 @@ func TestI16_FloodsOfFramesEndTheConnection(t *testing.T) {
 				t.Errorf("%s: %v", name, err)
 				break
 			}
+			switch f.(type) {
+			case *http2.RSTStreamFrame, *http2.PingFrame:
+				<-turns
+			}
 			if away, end := f.(*http2.GoAwayFrame); end {
 				if away.ErrCode != http2.ErrCodeEnhanceYourCalm {
 					t.Errorf("%s: %v", name, away.ErrCode)
@@ -55,6 +85,7 @@ func TestI16_FloodsOfFramesEndTheConnection(t *testing.T) {
 			}
 		}
 		conn.Close()
+		close(ended)
 		<-flooded
 	}
 }

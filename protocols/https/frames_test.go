@@ -3,6 +3,7 @@ package https
 import (
 	"bytes"
 	"io"
+	"iter"
 	"testing"
 	"time"
 
@@ -81,18 +82,30 @@ func script(t testing.TB) (stream []byte, want int) {
 func TestFramesAreCountedInAnyPieces(t *testing.T) {
 	stream, want := script(t)
 	for size := 1; size < 40; size++ {
-		var s frameScanner
-		got := 0
-		for part := range chunks(stream, size) {
-			got += s.count(part)
-		}
+		got := count(chunks(stream, size))
 		if got != want {
 			t.Errorf("pieces of %d: %d frames, want %d", size, got, want)
 		}
 	}
 }
 
-func chunks(b []byte, size int) func(func([]byte) bool) {
+// count returns how many frames that count are in a stream that comes in parts.
+func count(parts iter.Seq[[]byte]) (frames int) {
+	var s frameScanner
+	s.after(len(http2.ClientPreface))
+	for part := range parts {
+		for len(part) > 0 {
+			piece := s.next(part)
+			part = part[piece.length:]
+			if piece.begins && s.counts() {
+				frames++
+			}
+		}
+	}
+	return frames
+}
+
+func chunks(b []byte, size int) iter.Seq[[]byte] {
 	return func(yield func([]byte) bool) {
 		for len(b) > 0 {
 			n := min(size, len(b))
@@ -124,11 +137,7 @@ func FuzzFrames(f *testing.F) {
 			}
 			_, _ = io.CopyN(io.Discard, rest, int64(head.Length))
 		}
-		var s frameScanner
-		got := 0
-		for part := range chunks(append([]byte(http2.ClientPreface), stream...), size) {
-			got += s.count(part)
-		}
+		got := count(chunks(append([]byte(http2.ClientPreface), stream...), size))
 		if got != want {
 			t.Errorf("%d frames, want %d", got, want)
 		}

@@ -74,8 +74,8 @@ type Handler struct {
 	warners lru[registry.ID, *rate.Limiter]
 	configs lru[configKey, *tls.Config]
 	pools   *pools
-	frames  lru[registry.ID, *frameBudget]
-	server  *http.Server // never serves: what the HTTP/2 server is to go by
+	budgets lru[registry.ID, *agentBudget] // of HTTP/2 agents
+	server  *http.Server                   // never serves: what the HTTP/2 server is to go by
 	//lint:ignore SA1019 see serveH2
 	h2      *http2.Server
 	load    load
@@ -108,7 +108,7 @@ func New(cfg Config) (*Handler, error) {
 		warners: lru[registry.ID, *rate.Limiter]{max: maxWarners},
 		configs: lru[configKey, *tls.Config]{max: maxFlowConfigs, owner: func(k configKey) registry.ID { return k.registration }, share: maxShare},
 		pools:   newPools(dial),
-		frames:  lru[registry.ID, *frameBudget]{max: maxWarners},
+		budgets: lru[registry.ID, *agentBudget]{max: maxWarners},
 		load:    load{max: maxInFlight},
 	}
 	h.running, h.stop = context.WithCancel(context.Background())
@@ -119,6 +119,7 @@ func New(cfg Config) (*Handler, error) {
 		HTTP2: &http.HTTP2Config{
 			MaxConcurrentStreams:          maxStreams,
 			MaxReadFrameSize:              maxFrame,
+			MaxDecoderHeaderTableSize:     hpackTable,
 			MaxReceiveBufferPerStream:     maxUploadBuffer,
 			MaxReceiveBufferPerConnection: maxUploadBuffer,
 		},
