@@ -112,6 +112,7 @@ func (a *Agent) Env() ([]Variable, error) {
 	if _, err := os.Stat(a.paths.javaStore()); err == nil {
 		vars = append(vars, Variable{"JAVA_TOOL_OPTIONS", "-Djavax.net.ssl.trustStore=" + a.paths.javaStore() + " -Djavax.net.ssl.trustStorePassword=changeit"})
 	}
+	vars = append(vars, a.sshVariables()...)
 	var names []string
 	for name, value := range f.Placeholders {
 		if checkEnv(name, value) == nil {

@@ -83,6 +83,15 @@ func (a *Agent) SSHHosts() ([]byte, error) {
 	return b, err
 }
 
+// sshVariables names the file of the gateway's SSH host keys, for programs that
+// can be told of one more.
+func (a *Agent) sshVariables() []Variable {
+	if _, err := os.Stat(a.paths.sshHosts()); err != nil {
+		return nil
+	}
+	return []Variable{{"CLAWPATROL_SSH_KNOWN_HOSTS", a.paths.sshHosts()}}
+}
+
 func (a *Agent) readSSHHosts() ([]byte, sshHosts, error) {
 	b, err := readAtMost(a.paths.sshHosts(), maxKnownHosts)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -274,6 +275,10 @@ func TestJoin_SSHHosts(t *testing.T) {
 	r.out.waitFor(t, "SSH host keys installed: /etc/ssh/ssh_known_hosts, of 2 hosts")
 	if b, err := r.SSHHosts(); err != nil || string(b) != block {
 		t.Errorf("what every program may read: %q, %v", b, err)
+	}
+	vars, err := r.Env()
+	if err != nil || !slices.Contains(vars, Variable{"CLAWPATROL_SSH_KNOWN_HOSTS", r.paths.sshHosts()}) {
+		t.Errorf("env: %v, %v", vars, err)
 	}
 	// What others add stays; what they take away comes back.
 	others += "\nnew.example.com ssh-ed25519 AAAA\n"
