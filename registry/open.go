@@ -78,6 +78,7 @@ func open(ctx context.Context, cfg Config) (_ *DB, err error) {
 	}
 	for _, load := range []func(context.Context) error{
 		db.checkSubnets, db.loadRemovals, db.loadRegistrations, db.loadVirtual, db.loadCredentials, db.loadNamed, db.loadSessions,
+		db.loadApprovals, db.loadHostKeys,
 	} {
 		if err := load(ctx); err != nil {
 			return nil, err
@@ -162,6 +163,7 @@ func (db *DB) tendOnce() error {
 		db.expire(ctx, now),
 		db.blockDormant(ctx, now),
 		db.saveUnsaved(ctx, now),
+		db.expireApprovals(now),
 		db.saveVirtualUse(ctx, now, virtualUseInterval),
 	)
 }

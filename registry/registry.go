@@ -1,6 +1,6 @@
 // Package registry is the gateway's state: registrations, profile assignments,
-// sealed secrets, virtual addresses, operator sessions and the action log, in
-// one SQLite file under state_dir.
+// sealed secrets, virtual addresses, operator sessions, approvals and the action
+// log, in one SQLite file under state_dir.
 //
 // # Files
 //
@@ -59,11 +59,12 @@ type DB struct {
 	behind      atomic.Bool                  // whether unsaved holds any
 	removals    atomic.Pointer[[]Removal]    // newest first; replaced under writing
 
-	vitals   *vitals
-	watchers watchers
-	sessions sessions
-	virtual  virtualTables
-	actions  *actionLog
+	vitals    *vitals
+	watchers  watchers
+	sessions  sessions
+	virtual   virtualTables
+	actions   *actionLog
+	approvals approvals
 
 	closing  chan struct{} // closed by Close
 	tending  sync.WaitGroup
