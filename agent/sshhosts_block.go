@@ -75,6 +75,17 @@ func (a *Agent) writeSSHHosts(k sshHosts) error {
 	return nil
 }
 
+// SSHHostsFile is where the gateway's SSH host keys are in the form of a
+// known_hosts file, without symbolic links. Where the gateway has told none there
+// is no file; "": nor the directory.
+func (a *Agent) SSHHostsFile() string {
+	dir, err := filepath.EvalSymlinks(a.paths.public())
+	if err != nil {
+		return ""
+	}
+	return filepath.Join(dir, filepath.Base(a.paths.sshHosts()))
+}
+
 // SSHHosts returns the lines of the gateway's SSH host keys for a known_hosts
 // file, between marks of ours, or nothing where the gateway has told none. Any
 // user of the host may call it.

@@ -44,6 +44,9 @@ func (p *plan) apply() error {
 	if err := p.replaceFiles(); err != nil {
 		return err
 	}
+	if err := p.knowSSHHosts(); err != nil {
+		return err
+	}
 	// A user may own control groups, and with them stop processes outside.
 	if err := readOnly("/sys", true); err != nil {
 		return err

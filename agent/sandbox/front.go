@@ -251,6 +251,7 @@ func planFor(cfg Config, l *lease) (*plan, error) {
 	if err != nil {
 		return nil, err
 	}
+	p.SSHHosts = cfg.Agent.SSHHostsFile()
 	for fd := range 3 {
 		if name, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd)); err == nil && below(name, "/dev/pts") {
 			p.Console = name

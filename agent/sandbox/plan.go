@@ -31,6 +31,8 @@ type plan struct {
 	Nsswitch string `json:"nsswitch"` // of nsswitch.conf; "": the same
 	ResolvAt string `json:"resolv_at"`
 
+	SSHHosts string `json:"ssh_hosts"` // file of the gateway's SSH host keys, which may be missing; "": none
+
 	Dir string `json:"dir"` // where the command starts
 }
 
