@@ -126,64 +126,88 @@ func TestDoctor_WithoutRoot(t *testing.T) {
 	}
 }
 
-func TestDoctor_FindsFaults(t *testing.T) {
-	w := ownWorld(t)
-	ctx := t.Context()
-	j := w.joinSecond(t)
-	eventually := func(what, line string, args []string, named map[string]string) {
-		t.Helper()
-		var r doctorReport
-		err := lab.Eventually(ctx, 60*time.Second, func() error {
-			var results map[string]string
-			r, results = doctor(ctx, t, j.Host, line, args...)
-			for name, want := range named {
-				if results[name] != want {
-					return &faultError{name, results[name], want}
-				}
+// examined is a host that is joined for a test, and what doctor should say of it.
+type examined struct {
+	t *testing.T
+	j *lab.Joined
+}
+
+// eventually runs doctor until it says so of the named checks.
+func (e examined) eventually(what, line string, args []string, named map[string]string) {
+	e.t.Helper()
+	began := time.Now()
+	var r doctorReport
+	err := lab.Eventually(e.t.Context(), 60*time.Second, func() error {
+		var results map[string]string
+		r, results = doctor(e.t.Context(), e.t, e.j.Host, line, args...)
+		for name, want := range named {
+			if results[name] != want {
+				return &faultError{name, results[name], want}
 			}
-			return nil
-		})
-		if err != nil {
-			t.Fatalf("%s: %v\n%+v", what, err, r)
 		}
+		return nil
+	})
+	if err != nil {
+		e.t.Fatalf("%s: %v\n%+v", what, err, r)
 	}
-	allWell := map[string]string{}
+	e.t.Logf("%s: found in %v", what, time.Since(began).Round(10*time.Millisecond))
+}
+
+func (e examined) allWell(when string) {
+	e.t.Helper()
+	named := map[string]string{}
 	for _, name := range append(append([]string{}, hostChecks...), toolChecks...) {
-		allWell[name] = "ok"
+		named[name] = "ok"
 	}
-	eventually("before", "DOCTOR", nil, allWell)
+	e.eventually(when, "DOCTOR", nil, named)
+}
+
+func TestDoctor_FindsFaultsOfNamesAndTrust(t *testing.T) {
+	e := examined{t, ownWorld(t).joinSecond(t)}
+	e.allWell("before")
 
 	// The process that holds the tunnel puts resolv.conf back: the question comes
 	// right behind.
-	eventually("resolv.conf overwritten", "printf 'nameserver "+lab.NamesIPv4.String()+"\n' >/etc/resolv.conf; DOCTOR", nil,
+	e.eventually("resolv.conf overwritten", "printf 'nameserver "+lab.NamesIPv4.String()+"\n' >/etc/resolv.conf; DOCTOR", nil,
 		map[string]string{"resolver": "fail", "tunnel": "ok", "routes": "ok", "trust store": "ok"})
-	eventually("resolv.conf put back", "DOCTOR", nil, allWell)
+	e.allWell("resolv.conf put back")
 
 	const crt = "/usr/local/share/ca-certificates/clawpatrol.crt"
-	eventually("CA removed from the store", "mv "+crt+" /root/; update-ca-certificates >/dev/null 2>&1; DOCTOR", nil,
+	e.eventually("CA removed from the store", "mv "+crt+" /root/; update-ca-certificates >/dev/null 2>&1; DOCTOR", nil,
 		map[string]string{"trust store": "fail", "tunnel": "ok", "resolver": "ok", "curl": "warn", "git": "warn", "openssl": "warn"})
-	eventually("the store not rebuilt", "mv /root/clawpatrol.crt "+crt+"; DOCTOR", nil, map[string]string{"trust store": "fail"})
-	eventually("CA back", "update-ca-certificates >/dev/null 2>&1; DOCTOR", nil, allWell)
+	e.eventually("the store not rebuilt", "mv /root/clawpatrol.crt "+crt+"; DOCTOR", nil, map[string]string{"trust store": "fail"})
+	if err := e.j.Script(t.Context(), "update-ca-certificates >/dev/null 2>&1"); err != nil {
+		t.Fatal(err)
+	}
+	e.allWell("CA back")
 
-	eventually("a host that is no endpoint's", "DOCTOR", []string{"web.example.org"}, map[string]string{"dns web.example.org": "fail", "tools": "fail"})
-	if err := syscall.Kill(j.PID(), syscall.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
-	eventually("a rule removed, the holder asleep", "ip rule del priority 5130 2>/dev/null; DOCTOR", nil, map[string]string{"routes": "fail", "tunnel": "fail"})
-	if err := syscall.Kill(j.PID(), syscall.SIGCONT); err != nil {
-		t.Fatal(err)
-	}
-	eventually("the holder awake", "DOCTOR", nil, allWell)
+	e.eventually("a host that is no endpoint's", "DOCTOR", []string{"web.example.org"}, map[string]string{"dns web.example.org": "fail", "tools": "fail"})
+}
 
-	if err := j.Kill(); err != nil {
+func TestDoctor_FindsARuleRemoved(t *testing.T) {
+	e := examined{t, ownWorld(t).joinSecond(t)}
+	if err := syscall.Kill(e.j.PID(), syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
-	eventually("tunnel stopped", "DOCTOR", nil, map[string]string{"tunnel": "fail", "dns": "fail", "gateway": "ok", "clock": "ok", "trust store": "ok"})
-	eventually("an ordinary user sees it too", "setpriv --reuid=65534 --regid=65534 --clear-groups env HOME=/nonexistent PATH=/usr/bin DOCTOR", nil, map[string]string{"tunnel": "fail", "dns": "fail"})
-	if out, err := j.Run(ctx, w.lab.Bin, "down"); err != nil {
+	e.eventually("a rule removed, the holder asleep", "ip rule del priority 5130 2>/dev/null; DOCTOR", nil, map[string]string{"routes": "fail", "tunnel": "fail"})
+	if err := syscall.Kill(e.j.PID(), syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	e.allWell("the holder awake")
+}
+
+func TestDoctor_FindsATunnelThatNobodyHolds(t *testing.T) {
+	w := ownWorld(t)
+	e := examined{t, w.joinSecond(t)}
+	if err := e.j.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	e.eventually("tunnel stopped", "DOCTOR", nil, map[string]string{"tunnel": "fail", "dns": "fail", "gateway": "ok", "clock": "ok", "trust store": "ok"})
+	e.eventually("an ordinary user sees it too", "setpriv --reuid=65534 --regid=65534 --clear-groups env HOME=/nonexistent PATH=/usr/bin DOCTOR", nil, map[string]string{"tunnel": "fail", "dns": "fail"})
+	if out, err := e.j.Run(t.Context(), w.lab.Bin, "down"); err != nil {
 		t.Fatalf("%v %s", err, out)
 	}
-	eventually("down", "DOCTOR", nil, map[string]string{"tunnel": "fail", "routes": "fail", "resolver": "fail", "gateway": "ok"})
+	e.eventually("down", "DOCTOR", nil, map[string]string{"tunnel": "fail", "routes": "fail", "resolver": "fail", "gateway": "ok"})
 }
 
 type faultError struct{ name, got, want string }

@@ -10,7 +10,7 @@ import (
 
 // worldsAtOnce is how many tests run beside each other: most of what they do is
 // to wait.
-const worldsAtOnce = 3
+const worldsAtOnce = 4
 
 // world is a lab with a gateway under policyText, its secrets stored and nobody
 // joined.

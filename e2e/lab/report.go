@@ -46,28 +46,35 @@ func RunTests(m interface{ Run() int }, circumstances func(io.Writer)) (code int
 // lines that tell of failures: those of a test are below its name, or with -v
 // above.
 func readFailures(r io.Reader) (failures []string) {
-	var own []string // what was said above
-	depth := -1      // of the failure that is being told
-	lines := bufio.NewReader(r)
-	for {
+	said := map[string][]string{} // by test, the last lines above
+	current := ""                 // who says what is read
+	depth := -1                   // of the failure that is being told below its name
+	for lines := bufio.NewReader(r); ; {
 		line, err := lines.ReadString('\n')
 		text := strings.TrimLeft(strings.TrimPrefix(line, "\x16"), " ") // what `go test -json` marks lines with
 		indent := len(strings.TrimPrefix(line, "\x16")) - len(text)
-		switch verb, _, _ := strings.Cut(text, ":"); {
+		verb, rest, _ := strings.Cut(text, ":")
+		name, _, _ := strings.Cut(strings.TrimSpace(rest), " ")
+		switch {
 		case verb == "--- FAIL":
-			failures = append(failures, own...)
-			failures = append(failures, clip(line))
-			own, depth = nil, indent
-		case verb == "--- PASS" || verb == "--- SKIP" || strings.HasPrefix(text, "=== "):
-			own, depth = nil, -1
+			failures = append(append(failures, said[name]...), clip(line))
+			delete(said, name)
+			depth = indent
+		case verb == "--- PASS" || verb == "--- SKIP":
+			delete(said, name)
+			depth = -1
+		case strings.HasPrefix(text, "=== "):
+			if f := strings.Fields(text); len(f) == 3 {
+				current = f[2]
+			}
+			depth = -1
 		case depth >= 0 && indent > depth:
 			if below := len(failures) - 1 - lastFailure(failures); below < maxReasons {
 				failures = append(failures, clip(line))
 			}
 		case indent > 0:
-			if own = append(own, clip(line)); len(own) > maxReasons {
-				own = own[1:]
-			}
+			own := append(said[current], clip(line))
+			said[current] = own[max(0, len(own)-maxReasons):]
 		}
 		if err != nil {
 			return failures

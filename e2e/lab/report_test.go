@@ -16,6 +16,11 @@ func TestReport_FailuresAreReadFromWhatTestingPrints(t *testing.T) {
 			"=== RUN   TestA\n    a_test.go:1: good\n--- PASS: TestA (0.00s)\n=== RUN   TestB\n    b_test.go:1: reason\n--- FAIL: TestB (0.00s)\n=== RUN   TestC\n--- PASS: TestC (0.00s)\n",
 			"    b_test.go:1: reason\n--- FAIL: TestB (0.00s)\n",
 		},
+		"verbose, with parts and beside each other": {
+			"=== RUN   TestA\n    a_test.go:1: of the whole\n=== RUN   TestA/sub\n    a_test.go:2: of the part\n=== RUN   TestA/good\n    a_test.go:3: good\n" +
+				"=== NAME  TestC\n    c_test.go:1: c\n=== NAME  TestA/sub\n    a_test.go:4: more\n--- FAIL: TestA (0.00s)\n    --- FAIL: TestA/sub (0.00s)\n    --- PASS: TestA/good (0.00s)\n--- FAIL: TestC (0.00s)\n",
+			"    a_test.go:1: of the whole\n--- FAIL: TestA (0.00s)\n    a_test.go:2: of the part\n    a_test.go:4: more\n    --- FAIL: TestA/sub (0.00s)\n    c_test.go:1: c\n--- FAIL: TestC (0.00s)\n",
+		},
 		"go test -json": {
 			"\x16=== RUN   TestB\n    b_test.go:1: reason\n\x16--- FAIL: TestB (0.00s)\n\x16=== NAME  \n",
 			"    b_test.go:1: reason\n--- FAIL: TestB (0.00s)\n",
