@@ -1,0 +1,116 @@
+package ssh
+
+import (
+	"io"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	xssh "golang.org/x/crypto/ssh"
+
+	"github.com/clawpatrol/clawpatrol/registry"
+)
+
+const (
+	copySize  = 32 << 10 // the longest packet of channel data that the library sends
+	firstSize = 1 << 10  // of the buffer that an idle stream holds
+)
+
+var copyBuffers = sync.Pool{New: func() any { return new([copySize]byte) }}
+
+// relay copies src to dst until one of them ends, through see where that is set,
+// and counts. It holds a large buffer only while there is much to copy.
+func relay(dst io.Writer, src io.Reader, count *atomic.Int64, see func([]byte)) error {
+	var small [firstSize]byte
+	var large *[copySize]byte
+	defer func() {
+		if large != nil {
+			copyBuffers.Put(large)
+		}
+	}()
+	for {
+		p := small[:]
+		if large != nil {
+			p = large[:]
+		}
+		n, err := src.Read(p)
+		if n > 0 {
+			if see != nil {
+				see(p[:n])
+			}
+			if _, err := dst.Write(p[:n]); err != nil {
+				return err
+			}
+			count.Add(int64(n))
+		}
+		if err != nil {
+			if err == io.EOF {
+				return nil
+			}
+			return err
+		}
+		switch {
+		case large == nil && n == firstSize:
+			large = copyBuffers.Get().(*[copySize]byte)
+		case large != nil && n < firstSize:
+			copyBuffers.Put(large)
+			large = nil
+		}
+	}
+}
+
+// agentChannel is a channel to an agent. The library wants one writer at a time
+// for each of its streams, and none when their end is sent.
+type agentChannel struct {
+	xssh.Channel
+
+	out, err sync.Mutex
+	ended    bool // guarded by both
+}
+
+// Write writes to standard output.
+func (a *agentChannel) Write(p []byte) (int, error) {
+	a.out.Lock()
+	defer a.out.Unlock()
+	return a.Channel.Write(p)
+}
+
+// errWriter writes to an agent's standard error.
+type errWriter struct{ a *agentChannel }
+
+func (w errWriter) Write(p []byte) (int, error) {
+	w.a.err.Lock()
+	defer w.a.err.Unlock()
+	return w.a.Stderr().Write(p)
+}
+
+// CloseWrite ends both streams, once.
+func (a *agentChannel) CloseWrite() error {
+	a.out.Lock()
+	defer a.out.Unlock()
+	a.err.Lock()
+	defer a.err.Unlock()
+	if a.ended {
+		return nil
+	}
+	a.ended = true
+	return a.Channel.CloseWrite()
+}
+
+// channelConn is a channel as the connection that another SSH runs over. It has
+// no deadlines: closing it is what ends a wait.
+type channelConn struct {
+	xssh.Channel
+	remote net.Addr
+}
+
+func (c *channelConn) LocalAddr() net.Addr              { return nowhere }
+func (c *channelConn) RemoteAddr() net.Addr             { return c.remote }
+func (c *channelConn) SetDeadline(time.Time) error      { return nil }
+func (c *channelConn) SetReadDeadline(time.Time) error  { return nil }
+func (c *channelConn) SetWriteDeadline(time.Time) error { return nil }
+
+func actionResult(status string, in, out int64) registry.ActionResult {
+	return registry.ActionResult{Status: status, BytesIn: in, BytesOut: out}
+}
