@@ -32,7 +32,7 @@ var mayImport = map[string][]string{
 	"proxy":                   {"policy", "registry", "secret", "proxy/dns", "proxy/egress", "proxy/wireguard"},
 	"protocols":               {"policy", "proxy/ca", "proxy/egress"},
 	"protocols/ssh/sftp":      {},
-	"protocols/ssh/recording": {},
+	"protocols/ssh/recording": {"secret"},
 	"protocols/https":         {"policy", "registry", "secret", "protocols", "proxy", "proxy/ca", "proxy/egress"},
 	"enrolment/public":        {"enrolment", "enrolment/invites", "listener", "policy", "registry", "secret"},
 
