@@ -166,6 +166,7 @@ func (c tunnelConfig) bypasses(known func() *virtualHost) ([]Bypass, error) {
 	return out, nil
 }
 
+// prefixOf is the kernel's form of a prefix; false: it is none.
 func prefixOf(n *net.IPNet) (netip.Prefix, bool) {
 	if n == nil {
 		return netip.Prefix{}, false

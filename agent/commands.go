@@ -29,7 +29,7 @@ func (a *Agent) Up(ctx context.Context) error {
 	}
 	defer s.close()
 	if st.Claim == nil {
-		return withHint(errors.New("this host's enrolment was never finished"), "run clawpatrol join again")
+		return errUnfinished
 	}
 	j, err := openJournal(a.paths.journal(), a.cfg.checkpoint)
 	if err != nil {

@@ -119,7 +119,7 @@ func (d *doctor) enrolment() bool {
 	claim := &d.cfg
 	if d.root {
 		if d.st, err = loadState(d.a.paths); err == nil && d.st.Claim == nil {
-			err = withHint(errors.New("this host's enrolment was never finished"), "run clawpatrol join again")
+			err = errUnfinished
 		}
 		if err == nil {
 			*claim, err = newTunnelConfig(d.st)

@@ -48,30 +48,28 @@ func (d *doctor) ipv6() {
 		d.ok(name, "switched off on this host")
 		return
 	}
-	if d.root && d.st.Claim.Pin.IPv6 == "" {
+	if !d.root { // only root knows the pin
+		d.ok(name, "through the tunnel")
+		return
+	}
+	pin := d.st.Claim.Pin.IPv6
+	if pin == "" {
 		d.ok(name, "through the tunnel; not pinned")
 		return
 	}
-	// RFC 8981: a temporary address is another one every day.
-	links, err := netlink.LinkList()
+	addr, err := netip.ParseAddr(pin)
 	if err != nil {
-		d.failed(name, err, "")
+		d.failed(name, fmt.Errorf("reading the pin: %w", err), "")
 		return
 	}
-	for _, l := range links {
-		addrs, err := netlink.AddrList(l, netlink.FAMILY_V6)
-		if err != nil {
-			d.failed(name, err, "")
-			return
-		}
-		for _, a := range addrs {
-			if a.Flags&unix.IFA_F_TEMPORARY != 0 && a.IP.IsGlobalUnicast() {
-				d.warn(name, "sysctl net.ipv6.conf."+l.Attrs().Name+".use_tempaddr=0", "%s has temporary addresses: when the one in the pin changes, the registration is blocked", l.Attrs().Name)
-				return
-			}
-		}
+	switch kind, err := passing(addr); { // another's where NAT is in between: then nothing is known against it
+	case err != nil:
+		d.failed(name, err, "")
+	case kind != "":
+		d.warn(name, hintLasting, "the pinned address %s is a %s one: when it changes, the registration is blocked", addr, kind)
+	default:
+		d.ok(name, "through the tunnel")
 	}
-	d.ok(name, "through the tunnel")
 }
 
 // resolver says whom the host's programs ask.
@@ -215,24 +213,16 @@ func (d *doctor) gateway(ctx context.Context) *probeTarget {
 	// A host that joined with the CA's fingerprint wants that CA. Others, and users
 	// who cannot know, also take a publicly trusted certificate.
 	pins := []*fingerprint{ca, nil}
-	lookup := net.DefaultResolver.LookupNetIP
+	lookup := lookupPlain
 	f := families
 	if d.root {
+		lookup = d.a.cfg.Lookup
 		if d.st.CAFingerprint != "" {
 			pins = pins[:1]
 		}
 		f = []family{d.st.Family}
 	}
-	s := newSession(u, nil, func(ctx context.Context, host string) ([]netip.Addr, error) {
-		if d.root {
-			return d.a.cfg.Lookup(ctx, host)
-		}
-		addrs, err := lookup(ctx, "ip", host)
-		for i := range addrs {
-			addrs[i] = addrs[i].Unmap()
-		}
-		return addrs, err
-	}, d.a.cfg.Now)
+	s := newSession(u, nil, lookup, d.a.cfg.Now)
 	s.dialTo = directDialer
 	defer s.close()
 	for _, pin := range pins {

@@ -12,6 +12,10 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+	"golang.zx2c4.com/wireguard/tun"
+
+	"github.com/clawpatrol/clawpatrol/enrolment"
 )
 
 // examine runs some of doctor's checks and returns what they report.
@@ -111,6 +115,56 @@ func TestDoctor_RoutesNamesWhatIsMissing(t *testing.T) {
 	}
 	if got := examine(d, d.ipv6); got[0].Result != OK {
 		t.Errorf("ipv6: %+v", got)
+	}
+}
+
+// What matters is whether the pinned address lasts, not what else the host has.
+func TestDoctor_IPv6LooksAtThePinnedAddress(t *testing.T) {
+	newWorld(t)
+	giveTemporaryAddress(t)
+	d := &doctor{root: true, st: &state{Claim: &enrolment.ClaimResponse{Pin: enrolment.Pin{IPv6: hostIPv6}}}}
+	d.cfg.addresses = []netip.Prefix{netip.MustParsePrefix("fd55:c1a5:0:1::1/64")}
+	dev, err := tun.CreateTUN(LinkName, minMTU)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dev.Close()
+	if got := examine(d, d.ipv6); len(got) != 1 || got[0].Result != OK {
+		t.Errorf("a temporary address that is not pinned: %+v", got)
+	}
+	eth0, err := netlink.LinkByName("eth0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addrs, err := netlink.AddrList(eth0, netlink.FAMILY_V6)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range addrs {
+		if a.Flags&unix.IFA_F_TEMPORARY != 0 {
+			d.st.Claim.Pin.IPv6 = a.IP.String()
+		}
+	}
+	if got := examine(d, d.ipv6); len(got) != 1 || got[0].Result != Warn || !strings.Contains(got[0].Detail, "temporary") || got[0].Hint == "" {
+		t.Errorf("a temporary address that is: %+v", got)
+	}
+	d.st.Claim.Pin.IPv6 = "2001:db8:ffff::1" // of NAT's
+	if got := examine(d, d.ipv6); len(got) != 1 || got[0].Result != OK {
+		t.Errorf("an address that is not this host's: %+v", got)
+	}
+}
+
+// A hint's command works as it stands.
+func TestDoctor_HintsNameTheStateDirectory(t *testing.T) {
+	other := New(Config{StateDir: "/srv/other"})
+	for _, p := range probes {
+		hint := p.hint
+		if hint == nil {
+			hint = hintEnv
+		}
+		if !strings.Contains(hint(other), "/srv/other") || strings.Contains(hint(New(Config{})), "--state") {
+			t.Errorf("%s: %q, by default %q", p.name, hint(other), hint(New(Config{})))
+		}
 	}
 }
 

@@ -205,11 +205,15 @@ func (p *probe) check(ctx context.Context, t toolProbe) *Check {
 		return nil
 	}
 	without := p.try(ctx, t, program, false)
+	hint := t.hint
+	if hint == nil {
+		hint = hintEnv
+	}
 	switch {
 	case errors.Is(with, errNotTried):
-		c.Result, c.Detail, c.Hint = Warn, with.Error(), t.hint
+		c.Result, c.Detail, c.Hint = Warn, with.Error(), hint(p.a)
 	case with != nil:
-		c.Result, c.Detail, c.Hint = Fail, fmt.Sprintf("%s does not trust the gateway's CA: %s", program, with), t.hint
+		c.Result, c.Detail, c.Hint = Fail, fmt.Sprintf("%s does not trust the gateway's CA: %s", program, with), hint(p.a)
 	case without == nil:
 		c.Result, c.Detail = OK, fmt.Sprintf("%s trusts the gateway's CA", program)
 	case t.system:

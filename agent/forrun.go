@@ -6,7 +6,6 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net"
 	"net/netip"
 	"os"
@@ -79,29 +78,14 @@ func (a *Agent) JoinForRun(ctx context.Context, req JoinRequest) error {
 	if req.Service {
 		return usage(errors.New("--service is for a tunnel, and --no-tunnel asks for none"))
 	}
-	if err := checkWay(a.paths.dir); err != nil {
-		return err
-	}
-	for _, d := range []struct {
-		path string
-		mode fs.FileMode
-	}{{a.paths.dir, 0o755}, {a.paths.private(), 0o700}, {a.paths.public(), 0o755}} {
-		if err := makeDir(d.path, d.mode); err != nil {
-			return err
-		}
-	}
-	unlock, err := lockState(a.paths)
+	closeState, err := a.openState()
 	if errors.Is(err, errHeld) {
 		return withHint(errors.New("joining: this enrolment serves runs at the moment"), "its daemon ends two minutes after the last of them")
 	}
 	if err != nil {
-		return fmt.Errorf("joining: %w", err)
+		return err
 	}
-	defer unlock()
-	defer a.removeUnused()
-	if err := checkRoom(a.paths.dir); err != nil {
-		return fmt.Errorf("joining: %w", err)
-	}
+	defer closeState()
 	s := newSession(dest.url, dest.pin, a.cfg.Lookup, a.cfg.Now)
 	s.dialTo = plainDialer
 	defer s.close()

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/clawpatrol/clawpatrol/enrolment"
@@ -49,27 +50,11 @@ func (a *Agent) Join(ctx context.Context, req JoinRequest) (err error) {
 			return err
 		}
 	}
-	if err := checkWay(a.paths.dir); err != nil {
+	closeState, err := a.openState()
+	if err != nil {
 		return err
 	}
-
-	for _, d := range []struct {
-		path string
-		mode fs.FileMode
-	}{{a.paths.dir, 0o755}, {a.paths.private(), 0o700}, {a.paths.public(), 0o755}} {
-		if err := makeDir(d.path, d.mode); err != nil {
-			return err
-		}
-	}
-	unlock, err := lockState(a.paths)
-	if err != nil {
-		return fmt.Errorf("joining: %w", err)
-	}
-	defer unlock()
-	defer a.removeUnused()
-	if err := checkRoom(a.paths.dir); err != nil {
-		return fmt.Errorf("joining: %w", err)
-	}
+	defer closeState()
 	j, err := openJournal(a.paths.journal(), a.cfg.checkpoint)
 	if err != nil {
 		return err
@@ -93,10 +78,40 @@ func (a *Agent) Join(ctx context.Context, req JoinRequest) (err error) {
 	}
 	err = a.hold(ctx, st, s, j, req.Service)
 	if errors.Is(err, errHandOver) {
-		unlock()
+		closeState()
 		return a.startService(ctx)
 	}
 	return err
+}
+
+// openState makes the state directory, or checks the one that is there, and takes
+// its lock. What it returns gives the lock back, and removes a directory of which
+// nothing came; it may be called twice.
+func (a *Agent) openState() (closeState func(), err error) {
+	if err := checkWay(a.paths.dir); err != nil {
+		return nil, err
+	}
+	for _, d := range []struct {
+		path string
+		mode fs.FileMode
+	}{{a.paths.dir, 0o755}, {a.paths.private(), 0o700}, {a.paths.public(), 0o755}} {
+		if err := makeDir(d.path, d.mode); err != nil {
+			return nil, err
+		}
+	}
+	unlock, err := lockState(a.paths)
+	if err != nil {
+		return nil, fmt.Errorf("joining: %w", err)
+	}
+	closeState = sync.OnceFunc(func() {
+		a.removeUnused()
+		unlock()
+	})
+	if err := checkRoom(a.paths.dir); err != nil {
+		closeState()
+		return nil, fmt.Errorf("joining: %w", err)
+	}
+	return closeState, nil
 }
 
 // registrationName checks a name the way the gateway does, or makes one of the

@@ -33,10 +33,13 @@ type toolProbe struct {
 
 	// judge decides on what the tool said where its status does not. nil: 0 is good.
 	judge func(err error, out []byte) error
-	hint  string
+	hint  func(*Agent) string // nil: hintEnv
 }
 
-const hintEnv = "in each shell: eval \"$(clawpatrol env)\"; docs/agent-hosts.md says what tools need"
+// hintEnv is what helps most tools.
+func hintEnv(a *Agent) string {
+	return `in each shell: eval "$(clawpatrol env` + a.stateFlag() + `)"; docs/agent-hosts.md says what tools need`
+}
 
 //go:embed probe/Probe.java
 var javaProbe []byte
@@ -51,30 +54,30 @@ var pythonProbe string
 var requestsProbe string
 
 var probes = []toolProbe{
-	{name: "curl", program: "curl", system: true, hint: hintEnv, args: func(p *probe) ([]string, error) {
+	{name: "curl", program: "curl", system: true, args: func(p *probe) ([]string, error) {
 		// -q: a .curlrc that says insecure would accept anything.
 		return []string{"-q", "-sS", "-o", "/dev/null", "--noproxy", "*", "--connect-to", "::" + p.relay.addr(), "https://" + net.JoinHostPort(p.host, p.relay.port()) + "/info"}, nil
 	}},
-	{name: "openssl", program: "openssl", system: true, hint: hintEnv, args: func(p *probe) ([]string, error) {
+	{name: "openssl", program: "openssl", system: true, args: func(p *probe) ([]string, error) {
 		name := []string{"-servername", p.host, "-verify_hostname", p.host}
 		if net.ParseIP(p.host) != nil {
 			name = []string{"-noservername", "-verify_ip", p.host}
 		}
 		return append([]string{"s_client", "-connect", p.relay.addr(), "-verify_return_error", "-brief"}, name...), nil
 	}},
-	{name: "go", system: true, hint: hintEnv, args: func(p *probe) ([]string, error) {
+	{name: "go", system: true, args: func(p *probe) ([]string, error) {
 		return []string{"doctor", "--probe", p.relay.addr(), p.host}, nil
 	}},
-	{name: "python", program: "python3", system: true, hint: hintEnv, args: func(p *probe) ([]string, error) {
+	{name: "python", program: "python3", system: true, args: func(p *probe) ([]string, error) {
 		return []string{"-I", "-c", pythonProbe, p.relay.port(), p.host}, nil
 	}},
-	{name: "python requests", program: "python3", hint: hintEnv, judge: judgeRequests, args: func(p *probe) ([]string, error) {
+	{name: "python requests", program: "python3", judge: judgeRequests, args: func(p *probe) ([]string, error) {
 		return []string{"-I", "-c", requestsProbe, p.relay.port(), p.host}, nil
 	}},
-	{name: "node", program: "node", hint: hintEnv, args: func(p *probe) ([]string, error) {
+	{name: "node", program: "node", args: func(p *probe) ([]string, error) {
 		return []string{"-e", nodeProbe, p.relay.port(), p.host}, nil
 	}},
-	{name: "git", program: "git", system: true, hint: hintEnv, judge: judgeGit, args: func(p *probe) ([]string, error) {
+	{name: "git", program: "git", system: true, judge: judgeGit, args: func(p *probe) ([]string, error) {
 		return []string{"-c", "http.sslVerify=true", "-c", "http.proxy=", "-c", "credential.helper=", "-c", "http.curloptResolve=" + p.host + ":" + p.relay.port() + ":127.0.0.1", "ls-remote", "https://" + net.JoinHostPort(p.host, p.relay.port()) + "/doctor.git"}, nil
 	}},
 	{name: "java", program: "java", system: true, judge: judgeJava, args: func(p *probe) ([]string, error) {
@@ -83,7 +86,9 @@ var probes = []toolProbe{
 			return nil, err
 		}
 		return []string{path, p.relay.port(), p.host}, nil
-	}, hint: "keytool -importcert -cacerts -alias clawpatrol -file " + DefaultStateDir + "/public/ca.pem, with the keytool beside this java"},
+	}, hint: func(a *Agent) string {
+		return "keytool -importcert -cacerts -alias clawpatrol -file " + shellQuote(a.paths.ca()) + ", with the keytool beside this java"
+	}},
 }
 
 func (t *toolProbe) find(a *Agent) string {

@@ -40,7 +40,7 @@ func (a *Agent) Repin(ctx context.Context) error {
 	}
 	defer s.close()
 	if st.Claim == nil {
-		return withHint(errors.New("this host's enrolment was never finished"), "run clawpatrol join again")
+		return errUnfinished
 	}
 	seen, err := s.askRepin(ctx, st)
 	if err != nil {

@@ -19,6 +19,10 @@ const stateVersion = 1
 // errNotEnrolled is returned where there is no state file.
 var errNotEnrolled = withHint(errors.New("this host is not enrolled"), "run: clawpatrol join URL --ca-fingerprint sha256:HEX")
 
+// errUnfinished is returned where a join ended before the gateway had seen this
+// host's addresses.
+var errUnfinished = withHint(errors.New("this host's enrolment was never finished"), "run clawpatrol join again")
+
 // state is one registration as the agent host remembers it.
 type state struct {
 	URL           string

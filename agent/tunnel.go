@@ -257,12 +257,10 @@ func clash(addresses []netip.Prefix) error {
 			return fmt.Errorf("listing the host's addresses: %w", err)
 		}
 		for _, h := range have {
-			ip, ok := netip.AddrFromSlice(h.IP)
-			bits, _ := h.Mask.Size()
+			own, ok := prefixOf(h.IPNet)
 			if !ok {
 				continue
 			}
-			own := netip.PrefixFrom(ip.Unmap(), bits)
 			for _, p := range addresses {
 				if own.Overlaps(p) {
 					return withHint(fmt.Errorf("making the tunnel: the gateway gives it %s, which is in %s of this host's interface %s", p, own.Masked(), l.Attrs().Name),

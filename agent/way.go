@@ -121,8 +121,10 @@ func (b bypass) lasting(gateway netip.Addr) error {
 		return err
 	}
 	return withHint(fmt.Errorf("this host would reach the gateway from %s, a %s address: when it changes, the registration is blocked", w.Source, kind),
-		"give this host an IPv6 address that stays: net.ipv6.conf.all.addr_gen_mode=3 and use_tempaddr=0, a DHCPv6 lease, or one set by hand; docs/agent-hosts.md, When the host moves")
+		hintLasting)
 }
+
+const hintLasting = "give this host an IPv6 address that stays: net.ipv6.conf.all.addr_gen_mode=3 and use_tempaddr=0, a DHCPv6 lease, or one set by hand; docs/agent-hosts.md, When the host moves"
 
 // waysTo returns the ways to these addresses of the gateway's.
 func (b bypass) waysTo(addrs []netip.Addr) map[family][]way {

@@ -10,10 +10,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// With privacy extensions programs take a temporary address; what goes to the
-// gateway does not.
-func TestI08_SocketsPreferAddressesThatLast(t *testing.T) {
-	newWorld(t)
+// giveTemporaryAddress turns privacy extensions on, and waits until programs take
+// a temporary address of eth0's for what goes to the gateway.
+func giveTemporaryAddress(t *testing.T) {
+	t.Helper()
 	sysctl(t, "net.ipv6.conf.eth0.use_tempaddr", "2")
 	eth0, err := netlink.LinkByName("eth0")
 	if err != nil {
@@ -28,9 +28,8 @@ func TestI08_SocketsPreferAddressesThatLast(t *testing.T) {
 	if err := netlink.AddrReplace(eth0, public); err != nil {
 		t.Fatal(err)
 	}
-	gateway := netip.MustParseAddr(gatewayIPv6)
 	eventually(t, "temporary address that programs take", func() bool {
-		c, err := net.Dial("udp6", netip.AddrPortFrom(gateway, 9).String())
+		c, err := net.Dial("udp6", netip.AddrPortFrom(netip.MustParseAddr(gatewayIPv6), 9).String())
 		if err != nil {
 			return false
 		}
@@ -38,6 +37,14 @@ func TestI08_SocketsPreferAddressesThatLast(t *testing.T) {
 		kind, err := passing(c.LocalAddr().(*net.UDPAddr).AddrPort().Addr())
 		return err == nil && kind == "temporary"
 	})
+}
+
+// With privacy extensions programs take a temporary address; what goes to the
+// gateway does not.
+func TestI08_SocketsPreferAddressesThatLast(t *testing.T) {
+	newWorld(t)
+	giveTemporaryAddress(t)
+	gateway := netip.MustParseAddr(gatewayIPv6)
 	for _, b := range []bypass{byMark, unasked} {
 		if w, err := b.wayTo(gateway); err != nil || w.Source.String() != hostIPv6 || w.Via.String() != routerIPv6 {
 			t.Errorf("by mark %t: %v, %v", b, w, err)

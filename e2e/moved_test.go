@@ -225,10 +225,10 @@ func TestI08_RepinToTheNewPair(t *testing.T) {
 	}
 	becomes(t, j, "approved")
 	// Back where it was is elsewhere now.
+	j.Output.Mark()
 	if err := j.Script(ctx, ownAddresses); err != nil {
 		t.Fatal(err)
 	}
-	j.Output.Mark()
 	if _, err := j.Output.Wait(ctx, 30*time.Second, `(?m)^moved: `); err != nil {
 		t.Error(err)
 	}

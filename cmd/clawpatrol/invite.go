@@ -98,13 +98,9 @@ func gatewayStateDir(flag string, args []string) (string, error) {
 	if flag != "" {
 		return flag, nil
 	}
-	file := "/etc/clawpatrol/gateway.hcl"
-	if len(args) == 1 {
-		file = args[0]
-	}
 	// Held to what a start holds it to (I22): whoever could change the file would
 	// have a gateway of theirs answer, and its token handed out.
-	pol, err := loadPolicy(file)
+	pol, err := loadPolicy(policyFile(args))
 	if err != nil {
 		if hint(err) == "" || errors.Is(err, fs.ErrNotExist) {
 			err = &hinted{err, "name the gateway's own gateway.hcl, or its state directory with --state-dir"}

@@ -10,8 +10,8 @@ import (
 )
 
 // jsonFlag is that of every command that prints data, or has a result that a
-// script wants. What each prints is in docs/agent-hosts.md, and an addition is the
-// only change that is made to it.
+// script wants. What each prints is in docs/agent-hosts.md (of invite: in
+// docs/enrolment.md), and an addition is the only change that is made to it.
 func jsonFlag(c *cobra.Command, on *bool) {
 	c.Flags().BoolVar(on, "json", false, "print JSON, errors included")
 }

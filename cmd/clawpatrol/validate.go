@@ -25,10 +25,7 @@ to its directory. Who may write the file is for the gateway to check, where it r
   clawpatrol validate --json gateway.hcl | jq .diagnostics`,
 		Args: arguments(0, 1),
 		RunE: func(c *cobra.Command, args []string) error {
-			file := "/etc/clawpatrol/gateway.hcl"
-			if len(args) == 1 {
-				file = args[0]
-			}
+			file := policyFile(args)
 			p, err := policy.Load(file, policy.Options{})
 			if asJSON {
 				if err := printValidation(c.OutOrStdout(), file, err); err != nil {
@@ -54,6 +51,14 @@ to its directory. Who may write the file is for the gateway to check, where it r
 	}
 	jsonFlag(c, &asJSON)
 	return c
+}
+
+// policyFile is the one that a command is given, or the gateway's own.
+func policyFile(args []string) string {
+	if len(args) == 1 {
+		return args[0]
+	}
+	return "/etc/clawpatrol/gateway.hcl"
 }
 
 // validation is what --json prints.
