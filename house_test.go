@@ -31,6 +31,7 @@ var mayImport = map[string][]string{
 	"proxy/dns":               {"policy", "registry"},
 	"proxy":                   {"policy", "registry", "secret", "proxy/dns", "proxy/egress", "proxy/wireguard"},
 	"protocols":               {"policy", "proxy/ca", "proxy/egress"},
+	"protocols/ssh":           {"policy", "registry", "secret", "protocols", "protocols/ssh/sftp", "protocols/ssh/recording", "proxy", "proxy/ca", "proxy/egress"},
 	"protocols/ssh/sftp":      {},
 	"protocols/ssh/recording": {"secret"},
 	"protocols/https":         {"policy", "registry", "secret", "protocols", "proxy", "proxy/ca", "proxy/egress"},

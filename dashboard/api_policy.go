@@ -5,6 +5,8 @@ import (
 	"net/http"
 	"strconv"
 
+	"golang.org/x/crypto/ssh"
+
 	"github.com/clawpatrol/clawpatrol/policy"
 )
 
@@ -14,10 +16,41 @@ type endpointView struct {
 	Hosts   []string `json:"hosts"`             // host:port
 	Address string   `json:"address,omitempty"` // where it is dialled instead
 	OwnCA   bool     `json:"ca_file"`           // verified against ca_file instead of the system's roots
-	Cookies string   `json:"cookies"`           // "pass", "strip" or "none"
+	Cookies string   `json:"cookies,omitempty"` // of type "https": "pass", "strip" or "none"
 	// Identity is "pass" where the agent's own Authorization and the like go along
 	// with the credential; else it is left out.
-	Identity string `json:"identity,omitempty"`
+	Identity string   `json:"identity,omitempty"`
+	SSH      *sshView `json:"ssh,omitempty"` // of type "ssh" only
+}
+
+// sshView is what an endpoint of type "ssh" has. Keys are shown by their
+// fingerprints, as OpenSSH prints them.
+type sshView struct {
+	HostKeys   []string `json:"host_keys"`
+	HostCAs    []string `json:"host_ca"`
+	KnownHosts bool     `json:"known_hosts_file"`
+	Approve    bool     `json:"approve"` // an operator decides on keys that nothing else accepts
+	Env        []string `json:"env"`
+	Forward    []string `json:"forward"` // host:port
+	Jump       string   `json:"jump,omitempty"`
+	Record     bool     `json:"record"`
+}
+
+func newSSHView(x *policy.SSH) *sshView {
+	v := &sshView{HostKeys: fingerprints(x.HostKeys), HostCAs: fingerprints(x.HostCAs), KnownHosts: x.KnownHosts != nil,
+		Approve: x.ApproveHostKeys, Env: append([]string{}, x.Env...), Forward: hostList(x.Forward), Record: x.Record}
+	if x.Jump != nil {
+		v.Jump = x.Jump.Ref()
+	}
+	return v
+}
+
+func fingerprints(keys []ssh.PublicKey) []string {
+	prints := []string{}
+	for _, k := range keys {
+		prints = append(prints, ssh.FingerprintSHA256(k))
+	}
+	return prints
 }
 
 type profileView struct {
@@ -29,15 +62,19 @@ type profileView struct {
 func (d *dashboard) listEndpoints(w http.ResponseWriter, _ *http.Request) {
 	var items []endpointView
 	for _, e := range d.Policy().Endpoints {
-		v := endpointView{Type: e.Type, Name: e.Name, Hosts: hostList(e), OwnCA: e.RootCAs != nil, Cookies: "strip"}
+		v := endpointView{Type: e.Type, Name: e.Name, Hosts: hostList(e.Hosts), OwnCA: e.RootCAs != nil}
 		if e.Address.IsValid() {
 			v.Address = e.Address.String()
 		}
 		switch {
+		case e.SSH != nil:
+			v.SSH = newSSHView(e.SSH)
 		case e.PassCookies:
 			v.Cookies = "pass"
 		case e.DropCookies:
 			v.Cookies = "none"
+		default:
+			v.Cookies = "strip"
 		}
 		if e.PassIdentity {
 			v.Identity = "pass"
@@ -47,10 +84,10 @@ func (d *dashboard) listEndpoints(w http.ResponseWriter, _ *http.Request) {
 	writeList(w, items, "")
 }
 
-// hostList is an endpoint's hosts, each with its port.
-func hostList(e *policy.Endpoint) []string {
+// hostList shows hosts, each with its port.
+func hostList(of []policy.Host) []string {
 	hosts := []string{}
-	for _, h := range e.Hosts {
+	for _, h := range of {
 		hosts = append(hosts, net.JoinHostPort(h.Name, strconv.Itoa(int(h.Port))))
 	}
 	return hosts

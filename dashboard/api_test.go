@@ -44,7 +44,7 @@ func TestRegistrations_Shape(t *testing.T) {
 func TestRegistrations_EmptyListIsAList(t *testing.T) {
 	g := newOperated(t)
 	g.load(strings.Split(gatewayHCL, "endpoint")[0])
-	for _, p := range []string{"registrations", "endpoints", "profiles", "credentials", "actions"} {
+	for _, p := range []string{"registrations", "endpoints", "profiles", "credentials", "actions", "approvals", "host-keys"} {
 		if got := status(t, g.api("GET", "/api/"+p, ""), http.StatusOK); got != "{\"items\":[]}\n" {
 			t.Errorf("%s: %s", p, got)
 		}

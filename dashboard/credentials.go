@@ -2,6 +2,7 @@ package dashboard
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"net/http"
@@ -31,6 +32,9 @@ type credentialView struct {
 	Slots    []slotView `json:"slots"`
 	Profiles []string   `json:"profiles"` // that hold it
 	Env      string     `json:"env,omitempty"`
+	User     string     `json:"user,omitempty"`  // who it is at an endpoint of type "ssh"
+	Users    []string   `json:"users,omitempty"` // or whom the agent may choose to be
+	Together bool       `json:"set_together"`    // setting any slot replaces all
 	// Unused: stored, but the policy in force does not have it.
 	Unused bool `json:"unused"`
 }
@@ -56,9 +60,9 @@ func (d *dashboard) credentials(ctx context.Context) ([]credentialView, error) {
 	p := d.Policy()
 	var views []credentialView
 	for _, c := range p.Credentials {
-		v := credentialView{Type: c.Type, Name: c.Name, Env: c.Env, Hosts: []string{}, Profiles: []string{}, Slots: slotViews(c.Slots(), byRef[c.Ref()].Slots)}
+		v := credentialView{Type: c.Type, Name: c.Name, Env: c.Env, User: c.User, Users: c.Users, Together: c.SetTogether(), Hosts: []string{}, Profiles: []string{}, Slots: slotViews(c.Slots(), byRef[c.Ref()].Slots)}
 		if c.Endpoint != nil {
-			v.Endpoint, v.Hosts = c.Endpoint.Ref(), hostList(c.Endpoint)
+			v.Endpoint, v.Hosts = c.Endpoint.Ref(), hostList(c.Endpoint.Hosts)
 		}
 		for _, pr := range p.Profiles {
 			if slices.Contains(pr.Credentials, c) {
@@ -103,7 +107,8 @@ func (d *dashboard) policyCredential(r *http.Request) (*policy.Credential, error
 	return nil, &failure{http.StatusNotFound, "unknown_credential", "the policy has no such credential", "declare it in gateway.hcl first"}
 }
 
-// setCredential seals slot values. Slots that are not named keep theirs.
+// setCredential seals slot values. Slots that are not named keep theirs, unless
+// the type's slots are set together.
 func (d *dashboard) setCredential(r *http.Request, values map[string]string) error {
 	c, err := d.policyCredential(r)
 	if err != nil {
@@ -123,7 +128,17 @@ func (d *dashboard) setCredential(r *http.Request, values map[string]string) err
 		}
 		slots[name] = secret.New([]byte(value))
 	}
-	if err := d.Registry.SetCredential(context.WithoutCancel(r.Context()), c.Ref(), slots); err != nil {
+	err = c.CheckSecrets(slots)
+	if wrong, ok := errors.AsType[*policy.SlotError](err); ok {
+		return &slotFailure{&failure{http.StatusUnprocessableEntity, "bad_value", wrong.Error(), ""}, wrong.Slot}
+	} else if err != nil {
+		return fmt.Errorf("checking a credential: %w", err)
+	}
+	store := d.Registry.SetCredential
+	if c.SetTogether() {
+		store = d.Registry.ReplaceCredential
+	}
+	if err := store(context.WithoutCancel(r.Context()), c.Ref(), slots); err != nil {
 		return fmt.Errorf("storing a credential: %w", err)
 	}
 	d.Log.Info("credential set", "credential", c.Ref(), "operator", source(r))
@@ -142,7 +157,7 @@ func slotHint(c *policy.Credential) string {
 // break that files and pastes end with. Its errors do not quote the value.
 func secretValue(slot, value string) (string, error) {
 	bad := func(why string) error {
-		return &failure{http.StatusUnprocessableEntity, "bad_value", fmt.Sprintf("the value of %q %s", shown(slot), why), ""}
+		return &slotFailure{&failure{http.StatusUnprocessableEntity, "bad_value", fmt.Sprintf("the value of %q %s", shown(slot), why), ""}, slot}
 	}
 	if slices.Contains(multiline, slot) {
 		switch {

@@ -137,6 +137,12 @@ func (d *dashboard) handleAPI() {
 	d.router.handle("DELETE /api/credentials/{type}/{name}", d.clearCredentialAPI)
 	d.router.handle("PUT /api/secrets/{name}", d.setSecretAPI)
 
+	d.router.handle("GET /api/approvals", d.listApprovals)
+	d.router.handle("GET /api/approvals/{id}", d.getApproval)
+	d.router.handle("POST /api/approvals/{id}", d.decideAPI)
+	d.router.handle("GET /api/host-keys", d.listHostKeys)
+	d.router.handle("DELETE /api/host-keys/{endpoint}/{host}/{port}", d.forgetHostKeyAPI)
+
 	d.router.handle("GET /api/actions", d.listActions)
 
 	d.router.handle("GET /api/invites", d.listInvites)
@@ -164,6 +170,10 @@ func (d *dashboard) handlePages() {
 	d.router.handle("POST /credentials/{type}/{name}", d.credentialForm)
 	d.router.handle("GET /credentials/{type}/{name}/clear", d.clearCredentialPage)
 	d.router.handle("POST /credentials/{type}/{name}/clear", d.clearCredentialForm)
+
+	d.router.handle("GET /approvals", d.approvalsPage)
+	d.router.handle("POST /approvals/{id}", d.decideForm)
+	d.router.handle("POST /host-keys/forget", d.forgetHostKeyForm)
 
 	d.router.handle("GET /actions", d.actionsPage)
 }

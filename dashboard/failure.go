@@ -32,6 +32,15 @@ func badRequest(message string) *failure {
 	return &failure{http.StatusBadRequest, "bad_request", message, ""}
 }
 
+// slotFailure is a failure of the value of one of a credential's slots: a page
+// shows it beside that slot's field.
+type slotFailure struct {
+	*failure
+	slot string
+}
+
+func (f *slotFailure) Unwrap() error { return f.failure }
+
 // failureOf is the one place that turns errors into statuses. An error it does
 // not know is logged and shown as internal.
 func (d *dashboard) failureOf(err error) *failure {
@@ -49,6 +58,8 @@ func (d *dashboard) failureOf(err error) *failure {
 		return codeRequired
 	case errors.Is(err, registry.ErrNoProfiles):
 		return noProfiles
+	case errors.Is(err, registry.ErrNoApproval):
+		return &failure{http.StatusNotFound, "not_found", "there is no such approval or host key", ""}
 	case errors.Is(err, registry.ErrInvalid):
 		return &failure{http.StatusUnprocessableEntity, "invalid", "a name or value is out of bounds", ""}
 	case errors.Is(err, registry.ErrState):

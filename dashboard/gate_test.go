@@ -16,7 +16,7 @@ import (
 // placeholders fills a pattern's wildcards with what exists.
 func placeholders(g *gateway) *strings.Replacer {
 	reg := g.enrol("host-of-the-walk", "198.51.100.200")
-	return strings.NewReplacer("{id}", string(reg.ID), "{type}", "bearer", "{name}", "github_token", "{$}", "")
+	return strings.NewReplacer("{id}", string(reg.ID), "{type}", "bearer", "{name}", "github_token", "{endpoint}", "ssh.build", "{host}", "build.example.com", "{port}", "22", "{$}", "")
 }
 
 // strayPaths are paths nobody registered, some of them tricky.
@@ -153,7 +153,7 @@ func TestI13_ARouteAddedLaterIsGated(t *testing.T) {
 func TestGate_BehindIt(t *testing.T) {
 	g := newOperated(t)
 	refused(t, g.api("GET", "/api/nothing", ""), http.StatusNotFound, "not_found")
-	refused(t, g.api("GET", "/api/approvals?state=pending", ""), http.StatusNotFound, "not_found")
+	refused(t, g.api("GET", "/api/rules", ""), http.StatusNotFound, "not_found")
 	r := g.api("PATCH", "/api/registrations", "")
 	if allow := r.Header.Values("Allow"); !slices.Equal(allow, []string{"GET"}) {
 		t.Errorf("Allow %v", allow)
@@ -161,7 +161,7 @@ func TestGate_BehindIt(t *testing.T) {
 	refused(t, r, http.StatusMethodNotAllowed, "method_not_allowed")
 	status(t, g.send(request{method: "GET", path: "/nothing", secret: password}), http.StatusNotFound)
 	goesTo(t, g.send(request{method: "GET", path: "/", secret: password}), "/registrations")
-	for _, p := range []string{"/registrations", "/credentials", "/actions", "/api/registrations", "/api/endpoints", "/api/profiles", "/api/credentials", "/api/actions"} {
+	for _, p := range []string{"/registrations", "/approvals", "/credentials", "/actions", "/api/registrations", "/api/endpoints", "/api/profiles", "/api/credentials", "/api/actions", "/api/approvals", "/api/host-keys"} {
 		status(t, g.send(request{method: "GET", path: p, secret: password}), http.StatusOK)
 		status(t, g.send(request{method: "GET", path: p, cookie: g.logIn()}), http.StatusOK)
 	}

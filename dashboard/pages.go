@@ -31,6 +31,7 @@ type page struct {
 	Hint    string
 	Waiting int // registrations that wait for approval
 	Blocked int // registrations; render fills it in
+	Held    int // approvals that wait; render fills it in
 	Body    any
 }
 
@@ -60,7 +61,7 @@ func parsePages() (pageSet, error) {
 func (d *dashboard) render(w http.ResponseWriter, status int, name string, p page) {
 	var b bytes.Buffer
 	if p.Section != "" {
-		p.Blocked = d.count(registry.Blocked)
+		p.Blocked, p.Held = d.count(registry.Blocked), d.Registry.PendingApprovals()
 	}
 	if err := d.pages[name].ExecuteTemplate(&b, "layout", p); err != nil {
 		d.Log.Error("dashboard: page failed", "page", name, "err", err)
@@ -75,13 +76,16 @@ func (d *dashboard) render(w http.ResponseWriter, status int, name string, p pag
 // doneMessages are what ?done= may name: a link cannot make a page say anything
 // else.
 var doneMessages = map[string]string{
-	"approved": "Approved. Traffic of this registration may now flow.",
-	"profiles": "Profiles changed. Flows that they no longer cover are closed.",
-	"blocked":  "Blocked. Nothing of this registration is forwarded.",
-	"revoked":  "Revoked for good.",
-	"seen":     "Removed registrations that you have seen are no longer listed.",
-	"set":      "Stored. It is used from the next request on.",
-	"cleared":  "Cleared. Requests that need it are refused until it is set again.",
+	"approved":  "Approved. Traffic of this registration may now flow.",
+	"profiles":  "Profiles changed. Flows that they no longer cover are closed.",
+	"blocked":   "Blocked. Nothing of this registration is forwarded.",
+	"revoked":   "Revoked for good.",
+	"seen":      "Removed registrations that you have seen are no longer listed.",
+	"set":       "Stored. It is used from the next request on.",
+	"allowed":   "Allowed. Whoever waited goes on.",
+	"denied":    "Denied. Whoever waited was refused.",
+	"forgotten": "Forgotten. The next connection to that host asks again.",
+	"cleared":   "Cleared. Requests that need it are refused until it is set again.",
 }
 
 func doneMessage(r *http.Request) string { return doneMessages[r.URL.Query().Get("done")] }

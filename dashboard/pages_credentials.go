@@ -1,6 +1,7 @@
 package dashboard
 
 import (
+	"errors"
 	"net/http"
 	"net/url"
 	"slices"
@@ -10,11 +11,19 @@ import (
 // credentialRow is a credential on a page: all text made safe to look at.
 type credentialRow struct {
 	credentialView
+	Slots    []slotRow
 	Ref      string
 	Path     string // of its page
 	Complete bool   // every slot that is not optional is set
 	AnySet   bool
 	SetAt    string // of the newest slot
+}
+
+// slotRow is a slot's field, and what was wrong with what was posted for it.
+type slotRow struct {
+	slotView
+	Multiline bool
+	Problem   string
 }
 
 func newCredentialRow(v credentialView) credentialRow {
@@ -25,6 +34,7 @@ func newCredentialRow(v credentialView) credentialRow {
 		Complete:       true,
 	}
 	for _, s := range v.Slots {
+		row.Slots = append(row.Slots, slotRow{slotView: s, Multiline: slices.Contains(multiline, s.Name) || s.Name == "certificate"})
 		row.AnySet = row.AnySet || s.Set
 		row.Complete = row.Complete && (s.Set || s.Optional)
 		row.SetAt = max(row.SetAt, utc(s.SetAt))
@@ -71,6 +81,13 @@ func (d *dashboard) showCredential(w http.ResponseWriter, r *http.Request, name 
 		return
 	}
 	row := newCredentialRow(views[i])
+	if wrong, ok := errors.AsType[*slotFailure](problem); ok {
+		for i := range row.Slots {
+			if row.Slots[i].Name == wrong.slot {
+				row.Slots[i].Problem = wrong.message
+			}
+		}
+	}
 	p := page{Title: "Credential " + row.Ref, Section: "credentials", Waiting: d.waiting(), Body: row}
 	d.render(w, d.showFailure(&p, problem), name, p)
 }

@@ -26,6 +26,17 @@ type HostKey struct {
 	AcceptedAt time.Time
 }
 
+// HostKeyDetail is the Detail of an approval of kind "host_key": what operators
+// compare. Fingerprints are as OpenSSH prints them, "SHA256:…".
+type HostKeyDetail struct {
+	Host        string   `json:"host"`
+	Port        uint16   `json:"port"`
+	KeyType     string   `json:"key_type"` // "ssh-ed25519"
+	Key         string   `json:"key"`      // as in a .pub file
+	Fingerprint string   `json:"fingerprint"`
+	Known       []string `json:"known"` // the fingerprints that were expected; none: the host is new
+}
+
 func (k HostKey) valid() bool {
 	return len(k.Key) > 0 && len(k.Key) <= maxHostKey && k.Port != 0 &&
 		k.Host != "" && len(k.Host) <= maxHostName && cleanText(k.Host, maxHostName) == k.Host
