@@ -13,13 +13,15 @@ import (
 type counted struct {
 	io.ReadWriter
 	count *atomic.Int64
-	see   func([]byte) // may be nil
+	see   func([]byte) error // may be nil
 }
 
 func (c *counted) Read(p []byte) (int, error) {
 	n, err := c.ReadWriter.Read(p)
-	if c.see != nil {
-		c.see(p[:n])
+	if c.see != nil && n > 0 {
+		if err := c.see(p[:n]); err != nil {
+			return 0, err
+		}
 	}
 	c.count.Add(int64(n))
 	return n, err
@@ -34,7 +36,7 @@ func (c *counted) CloseWrite() error {
 func (s *session) relayFiles(x *execution) {
 	s.relayOutput(x, func() {
 		agent := &counted{ReadWriter: s.agent, count: &s.in}
-		upstream := &counted{ReadWriter: s.up, count: &s.out, see: s.c.upstream.scrub.stream().pass}
+		upstream := &counted{ReadWriter: s.up, count: &s.out, see: s.look(nil)}
 		if err := sftp.Relay(agent, upstream, s.decideFile); err != nil && !s.hungUp.Load() {
 			if s.c.ctx.Err() == nil {
 				s.c.warn("an sftp session ended", "err", err)

@@ -219,3 +219,13 @@ func must(t testing.TB, err error) {
 		t.Fatal(err)
 	}
 }
+
+// id is the registration of the latest enrolled agent.
+func (l *lab) id() registry.ID {
+	l.t.Helper()
+	var id registry.ID
+	for _, r := range l.DB.Snapshot().All() {
+		id = r.ID
+	}
+	return id
+}

@@ -19,9 +19,9 @@ const (
 
 var copyBuffers = sync.Pool{New: func() any { return new([copySize]byte) }}
 
-// relay copies src to dst until one of them ends, through see where that is set,
-// and counts. It holds a large buffer only while there is much to copy.
-func relay(dst io.Writer, src io.Reader, count *atomic.Int64, see func([]byte)) error {
+// relay copies src to dst until one of them ends, past see where that is set, and
+// counts. It holds a large buffer only while there is much to copy.
+func relay(dst io.Writer, src io.Reader, count *atomic.Int64, see func([]byte) error) error {
 	var small [firstSize]byte
 	var large *[copySize]byte
 	defer func() {
@@ -37,7 +37,9 @@ func relay(dst io.Writer, src io.Reader, count *atomic.Int64, see func([]byte)) 
 		n, err := src.Read(p)
 		if n > 0 {
 			if see != nil {
-				see(p[:n])
+				if err := see(p[:n]); err != nil {
+					return err
+				}
 			}
 			if _, err := dst.Write(p[:n]); err != nil {
 				return err

@@ -52,9 +52,6 @@ type exitSignal struct {
 	Language string
 }
 
-// flowControl is that of xon-xoff: RFC 4254, section 6.8.
-type flowControl struct{ ClientCanDo bool }
-
 // forwardRequest is what opens a direct-tcpip channel: RFC 4254, section 7.2.
 type forwardRequest struct {
 	Host       string

@@ -21,6 +21,7 @@ import (
 	xssh "golang.org/x/crypto/ssh"
 
 	"github.com/clawpatrol/clawpatrol/policy"
+	"github.com/clawpatrol/clawpatrol/protocols/ssh/recording"
 	"github.com/clawpatrol/clawpatrol/proxy"
 	"github.com/clawpatrol/clawpatrol/proxy/egress"
 )
@@ -70,8 +71,9 @@ type Config struct {
 	// Dialer.DialEndpoint.
 	Dial func(ctx context.Context, endpoint *policy.Endpoint, host string, port uint16) (net.Conn, error)
 
-	HostKeys HostKeyApprovals // nil: host keys that need approval are refused
-	Log      *slog.Logger     // nil discards
+	HostKeys   HostKeyApprovals // nil: host keys that need approval are refused
+	Recordings *recording.Store // nil: where sessions are to be recorded there are none
+	Log        *slog.Logger     // nil discards
 }
 
 // Handler serves flows to ssh endpoints. Safe for concurrent use.
@@ -79,6 +81,7 @@ type Handler struct {
 	keys      HostKeys
 	dial      func(ctx context.Context, endpoint *policy.Endpoint, host string, port uint16) (net.Conn, error)
 	approvals HostKeyApprovals
+	recorder  *recording.Store
 	log       *slog.Logger
 	shares    shares
 	running   context.Context // ends with Close
@@ -106,7 +109,7 @@ func New(cfg Config) (*Handler, error) {
 	if logger == nil {
 		logger = slog.New(slog.DiscardHandler)
 	}
-	h := &Handler{keys: cfg.Keys, dial: dial, approvals: cfg.HostKeys, log: logger}
+	h := &Handler{keys: cfg.Keys, dial: dial, approvals: cfg.HostKeys, recorder: cfg.Recordings, log: logger}
 	h.running, h.stop = context.WithCancel(context.Background())
 	return h, nil
 }
@@ -158,7 +161,6 @@ type conversation struct {
 	upstream *link
 	lost     chan struct{} // closed when the upstream is gone
 	channels gauge
-	noMore   bool           // no more sessions; of the goroutine that takes channels
 	sessions sync.WaitGroup // channels being served
 }
 

@@ -12,6 +12,7 @@ import (
 
 	xssh "golang.org/x/crypto/ssh"
 
+	"github.com/clawpatrol/clawpatrol/protocols/ssh/recording"
 	"github.com/clawpatrol/clawpatrol/proxy"
 )
 
@@ -58,6 +59,10 @@ type execution struct {
 	ready   chan struct{} // closed when it runs, or failed to
 	outputs chan struct{} // closed when its output has ended; nil where it failed
 	grant   *proxy.Grant
+	record  *recording.Session // nil: not recorded
+
+	mu   sync.Mutex
+	over bool // of the recording; guarded by mu
 }
 
 // serveSession serves one session channel until both sides have closed it. The
@@ -103,7 +108,9 @@ func (s *session) fromAgent(r *xssh.Request) {
 		s.setEnv(r)
 	case "window-change":
 		var w windowChange
-		s.forward(r, &w)
+		if s.forward(r, &w) {
+			s.running.Load().resize(w)
+		}
 	case "signal":
 		var signal signalRequest
 		s.forward(r, &signal)
@@ -199,7 +206,14 @@ func (s *session) start(r *xssh.Request) {
 		s.deny(r, reasonOf(err))
 		return
 	}
-	x := &execution{ready: make(chan struct{}), grant: grant}
+	record, err := s.startRecording(r.Type, text, grant)
+	if err != nil {
+		grant.Finish(actionResult("not_recorded", 0, 0))
+		s.c.warn("a session was refused because it cannot be recorded", "err", err)
+		s.deny(r, "sessions here are recorded, and this one cannot be")
+		return
+	}
+	x := &execution{ready: make(chan struct{}), grant: grant, record: record}
 	s.running.Store(x)
 	defer close(x.ready)
 	var payload []byte
@@ -228,7 +242,7 @@ func (s *session) relayStreams(x *execution) {
 		}
 	})
 	s.relayOutput(x, func() {
-		_ = relay(s.agent, s.up, &s.out, s.c.upstream.scrub.stream().pass)
+		s.ended(relay(s.agent, s.up, &s.out, s.look(x.stdout())))
 	})
 }
 
@@ -241,7 +255,7 @@ func (s *session) relayOutput(x *execution, main func()) {
 	})
 	streams.Go(func() {
 		defer s.c.contain()
-		_ = relay(errWriter{s.agent}, s.up.Stderr(), &s.out, s.c.upstream.scrub.stream().pass)
+		s.ended(relay(errWriter{s.agent}, s.up.Stderr(), &s.out, s.look(x.stderr())))
 	})
 	s.c.run(func() {
 		streams.Wait()
@@ -284,6 +298,7 @@ func (s *session) followUpstream(requests <-chan *xssh.Request) {
 	}
 	if x != nil {
 		x.grant.Finish(actionResult(status, s.in.Load(), s.out.Load()))
+		x.finishRecording(status)
 	}
 	_ = s.agent.CloseWrite()
 	_ = s.agent.Close()
