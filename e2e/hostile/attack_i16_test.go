@@ -144,11 +144,11 @@ func TestI16_FloodsCostTheFlooderOnly(t *testing.T) {
 	fountain(t, "192.0.2.10:7000", 0)
 	fountain(t, "192.0.2.10:7001", 60<<10)
 	for _, line := range []string{
-		"junk 203.0.113.2:51820 3s tunnel",
-		"junk 203.0.113.2:51820 3s own",
+		"junk 203.0.113.2:51820 2s tunnel",
+		"junk 203.0.113.2:51820 2s own",
 		"udp 192.0.2.10:9 2s",
-		"fetch 192.0.2.10:7000 3s 1300",
-		"fetch 192.0.2.10:7000 3s 88",
+		"fetch 192.0.2.10:7000 2s 1300",
+		"fetch 192.0.2.10:7000 2s 88",
 		"zerowindow 192.0.2.10:7001 6s 6000",
 		"syn 192.0.2.99:7001 2s",
 	} {
