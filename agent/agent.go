@@ -16,12 +16,15 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"sync"
 	"time"
+
+	"golang.zx2c4.com/wireguard/tun"
 )
 
 // DefaultStateDir is where an agent host keeps its registration.
@@ -55,6 +58,12 @@ type Config struct {
 
 	// Now is the host's clock. nil: time.Now.
 	Now func() time.Time
+
+	// Runs serves `clawpatrol run` of this host's users, where root has allowed it
+	// (JoinRequest.RunUsers). It returns the device that WireGuard gets in the place
+	// of host, which that device closes in the end, and what answers on ln until ctx
+	// ends. nil: nobody is served.
+	Runs func(host tun.Device, s Shared) (dev tun.Device, serve func(ctx context.Context, ln *net.UnixListener), err error)
 
 	// checkpoint is called between any two changes. Tests end the process there.
 	checkpoint func(name string)

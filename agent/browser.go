@@ -30,7 +30,7 @@ func (a *Agent) TrustBrowsers(ctx context.Context) (db string, err error) {
 		_, _, err = parseCA(string(pem))
 	}
 	if err != nil {
-		return "", withHint(fmt.Errorf("reading the gateway's CA certificate: %w", err), hintUp)
+		return "", WithHint(fmt.Errorf("reading the gateway's CA certificate: %w", err), hintUp)
 	}
 	if _, err := os.Stat(filepath.Join(db, "cert9.db")); err != nil {
 		if err := os.MkdirAll(db, 0o700); err != nil {
@@ -81,7 +81,7 @@ const maxBrowserCAs = 16
 // browserStore returns where certutil and the calling user's database are.
 func (a *Agent) browserStore() (certutil, db string, err error) {
 	if certutil = a.program("certutil"); certutil == "" {
-		return "", "", withHint(errors.New("certutil is not installed"), "install libnss3-tools (Debian, Ubuntu), nss-tools (Fedora) or nss (Arch)")
+		return "", "", WithHint(errors.New("certutil is not installed"), "install libnss3-tools (Debian, Ubuntu), nss-tools (Fedora) or nss (Arch)")
 	}
 	home, err := os.UserHomeDir()
 	if err != nil {

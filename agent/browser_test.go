@@ -20,7 +20,7 @@ func TestTrustBrowsers(t *testing.T) {
 				}
 			}
 			a := New(Config{StateDir: t.TempDir()})
-			if _, err := a.TrustBrowsers(t.Context()); err == nil || hintOf(err) == "" {
+			if _, err := a.TrustBrowsers(t.Context()); err == nil || HintOf(err) == "" {
 				t.Errorf("not enrolled: %v", err)
 			}
 			if err := os.MkdirAll(a.paths.public(), 0o755); err != nil {
@@ -73,7 +73,7 @@ func certutil(t *testing.T, args ...string) string {
 // Where certutil is missing, the hint names the package.
 func TestTrustBrowsers_WithoutCertutil(t *testing.T) {
 	t.Setenv("HOME", t.TempDir())
-	if _, err := New(Config{StateDir: t.TempDir(), Root: t.TempDir()}).TrustBrowsers(t.Context()); !strings.Contains(hintOf(err), "libnss3-tools") {
-		t.Errorf("error %v, hint %q", err, hintOf(err))
+	if _, err := New(Config{StateDir: t.TempDir(), Root: t.TempDir()}).TrustBrowsers(t.Context()); !strings.Contains(HintOf(err), "libnss3-tools") {
+		t.Errorf("error %v, hint %q", err, HintOf(err))
 	}
 }

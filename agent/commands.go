@@ -72,7 +72,7 @@ func (a *Agent) enrolled() (*state, *session, error) {
 // process left.
 func (a *Agent) Down(ctx context.Context) error {
 	if os.Geteuid() != 0 {
-		return withHint(errors.New("taking the tunnel down: it needs root"), "run it with sudo")
+		return WithHint(errors.New("taking the tunnel down: it needs root"), "run it with sudo")
 	}
 	unlock, err := a.takeOver(ctx)
 	if err != nil {
@@ -103,7 +103,7 @@ func (a *Agent) takeOver(ctx context.Context) (unlock func(), err error) {
 	case err != nil:
 		return nil, err
 	case reply.Error != "":
-		return nil, withHint(fmt.Errorf("taking the tunnel down: %s", reply.Error), reply.Hint)
+		return nil, WithHint(fmt.Errorf("taking the tunnel down: %s", reply.Error), reply.Hint)
 	}
 	for deadline := time.Now().Add(controlTimeout); ; {
 		unlock, err := lockState(a.paths)
@@ -120,7 +120,7 @@ func (a *Agent) takeOver(ctx context.Context) (unlock func(), err error) {
 // enrolment. The gateway keeps its row until an operator revokes it.
 func (a *Agent) Leave(ctx context.Context) error {
 	if os.Geteuid() != 0 {
-		return withHint(errors.New("leaving: it needs root"), "run it with sudo")
+		return WithHint(errors.New("leaving: it needs root"), "run it with sudo")
 	}
 	unlock, err := a.takeOver(ctx)
 	if errors.Is(err, errNotEnrolled) {
@@ -137,7 +137,7 @@ func (a *Agent) Leave(ctx context.Context) error {
 		return err
 	}
 	if err := a.undo(ctx, j, scopeTunnel, scopeEnrolment); err != nil {
-		return withHint(fmt.Errorf("leaving: %w", err), "what is left is in "+a.paths.journal()+"; run clawpatrol leave again once it is put right")
+		return WithHint(fmt.Errorf("leaving: %w", err), "what is left is in "+a.paths.journal()+"; run clawpatrol leave again once it is put right")
 	}
 	st, stateErr := loadState(a.paths)
 	if err := a.removeState(); err != nil {

@@ -57,7 +57,7 @@ func (h *holder) connect(ctx context.Context, before time.Time, once bool) error
 		}
 		h.tellAway(away)
 		if once {
-			return withHint(fmt.Errorf("bringing the tunnel up: the gateway does not answer WireGuard at %v", endpoints), "a firewall may drop UDP to that port (wireguard.listen on the gateway)")
+			return WithHint(fmt.Errorf("bringing the tunnel up: the gateway does not answer WireGuard at %v", endpoints), "a firewall may drop UDP to that port (wireguard.listen on the gateway)")
 		}
 		if err := h.nap(ctx); err != nil {
 			return err

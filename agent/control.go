@@ -26,7 +26,7 @@ const (
 )
 
 // errHeld is returned where another process holds the lock.
-var errHeld = withHint(errors.New("another clawpatrol holds this host's tunnel"), "clawpatrol status shows it, clawpatrol down ends it")
+var errHeld = WithHint(errors.New("another clawpatrol holds this host's tunnel"), "clawpatrol status shows it, clawpatrol down ends it")
 
 // lockState takes the lock that every process takes that changes the host. The
 // kernel releases it with the process.
@@ -158,12 +158,12 @@ func (c *control) serve(conn *net.UnixConn) {
 		c.down()
 		<-c.stopped
 		if c.result != nil {
-			reply.Error, reply.Hint = c.result.Error(), hintOf(c.result)
+			reply.Error, reply.Hint = c.result.Error(), HintOf(c.result)
 		}
 	case "repin":
 		var err error
 		if reply.Seen, err = c.repin(); err != nil {
-			reply.Error, reply.Hint = err.Error(), hintOf(err)
+			reply.Error, reply.Hint = err.Error(), HintOf(err)
 		}
 	default:
 		reply.Error = "unknown request"
@@ -175,13 +175,13 @@ func (c *control) serve(conn *net.UnixConn) {
 // sameUser reports whether the other end is root or whoever runs this process.
 // The socket's mode says the same; this does not depend on it.
 func sameUser(conn *net.UnixConn) bool {
-	cred, err := peerOf(conn)
+	cred, err := PeerOf(conn)
 	return err == nil && (cred.Uid == 0 || int(cred.Uid) == os.Geteuid())
 }
 
-// peerOf says who is at the other end. For one that listens it is who called
+// PeerOf says who is at the other end. For one that listens it is who called
 // listen (unix(7)).
-func peerOf(conn *net.UnixConn) (cred *unix.Ucred, err error) {
+func PeerOf(conn *net.UnixConn) (cred *unix.Ucred, err error) {
 	raw, err := conn.SyscallConn()
 	if err != nil {
 		return nil, err
@@ -237,10 +237,10 @@ func askHolder(ctx context.Context, p paths, do string, timeout time.Duration) (
 		return nil, fmt.Errorf("asking the process that holds the tunnel: %w", context.Cause(ctx))
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		who := "end it"
-		if cred, err := peerOf(conn.(*net.UnixConn)); err == nil {
+		if cred, err := PeerOf(conn.(*net.UnixConn)); err == nil {
 			who = fmt.Sprintf("end it with kill -9 %d", cred.Pid)
 		}
-		return nil, withHint(fmt.Errorf("asking the process that holds the tunnel: it does not answer within %s", timeout), "it hangs or stands still: "+who+", then run clawpatrol up, which repairs, or clawpatrol down")
+		return nil, WithHint(fmt.Errorf("asking the process that holds the tunnel: it does not answer within %s", timeout), "it hangs or stands still: "+who+", then run clawpatrol up, which repairs, or clawpatrol down")
 	}
-	return nil, withHint(fmt.Errorf("asking the process that holds the tunnel: %w", err), "it may have just ended: run the command again")
+	return nil, WithHint(fmt.Errorf("asking the process that holds the tunnel: %w", err), "it may have just ended: run the command again")
 }

@@ -59,7 +59,7 @@ func TestFullDisk_JoinBeginsNothing(t *testing.T) {
 	a, _ := newAgent(t, g, root)
 	a = New(Config{StateDir: filepath.Join(disk, "state"), Root: root, Run: a.cfg.Run, Lookup: g.lookup})
 	err := a.Join(t.Context(), request(g))
-	if err == nil || !strings.Contains(err.Error(), "KiB left") || !strings.Contains(hintOf(err), "room") {
+	if err == nil || !strings.Contains(err.Error(), "KiB left") || !strings.Contains(HintOf(err), "room") {
 		t.Errorf("it ended with %v", err)
 	}
 	if g.starts != 0 {
@@ -88,8 +88,8 @@ func TestFullDisk_DownUndoesTheHost(t *testing.T) {
 	out.waitFor(t, "ready")
 	free := fill(t, disk)
 	err := a.Down(t.Context())
-	if err == nil || !strings.Contains(err.Error(), "no space left") || !strings.Contains(hintOf(err), "the host itself is as it was") {
-		t.Errorf("down: %v, hint %q", err, hintOf(err))
+	if err == nil || !strings.Contains(err.Error(), "no space left") || !strings.Contains(HintOf(err), "the host itself is as it was") {
+		t.Errorf("down: %v, hint %q", err, HintOf(err))
 	}
 	if err := r.wait(t); err == nil {
 		t.Error("join ended as if nothing were wrong")

@@ -53,7 +53,7 @@ type doctor struct {
 func (a *Agent) Doctor(ctx context.Context, hosts []string, report func(Check)) error {
 	for _, h := range hosts {
 		if _, err := netip.ParseAddr(h); err == nil || !plainHost(h) {
-			return usage(withHint(fmt.Errorf("reading the arguments: %q is not the name of a host", h), "name an endpoint host of this registration, like api.github.com"))
+			return usage(WithHint(fmt.Errorf("reading the arguments: %q is not the name of a host", h), "name an endpoint host of this registration, like api.github.com"))
 		}
 	}
 	d := &doctor{a: a, hosts: hosts, root: os.Geteuid() == 0, report: report}
@@ -99,7 +99,7 @@ func (d *doctor) fail(name, hint, format string, args ...any) {
 
 // failed reports an error, with the hint it carries or else this one.
 func (d *doctor) failed(name string, err error, hint string) {
-	d.fail(name, cmp.Or(hintOf(err), hint, "put right what the error says, and run doctor again"), "%v", err)
+	d.fail(name, cmp.Or(HintOf(err), hint, "put right what the error says, and run doctor again"), "%v", err)
 }
 
 const hintUp = "run clawpatrol up, which repairs it and holds the tunnel"

@@ -81,11 +81,11 @@ func checkMode(path string, mode fs.FileMode) error {
 		return fmt.Errorf("checking %s: it is a symbolic link", path)
 	}
 	if uid := os.Geteuid(); int(st.Uid) != uid {
-		return withHint(fmt.Errorf("checking %s: it belongs to user %d, not to %d", path, st.Uid, uid),
+		return WithHint(fmt.Errorf("checking %s: it belongs to user %d, not to %d", path, st.Uid, uid),
 			fmt.Sprintf("if you trust what it holds: chown %d %s", uid, path))
 	}
 	if have := fs.FileMode(st.Mode) & fs.ModePerm; have&^mode != 0 {
-		return withHint(fmt.Errorf("checking %s: its mode is %04o, wider than %04o", path, have, mode),
+		return WithHint(fmt.Errorf("checking %s: its mode is %04o, wider than %04o", path, have, mode),
 			fmt.Sprintf("others may have read it: if they have not, chmod %04o %s", mode, path))
 	}
 	return nil
@@ -120,7 +120,7 @@ func checkWay(path string) error {
 		}
 		// Whoever owns the root directory owns the host.
 		if uid := int(st.Uid); uid != 0 && uid != os.Geteuid() && st.Uid != root.Uid {
-			return withHint(fmt.Errorf("checking %s: %s belongs to user %d, who could put something else in its place", path, next, uid), "choose a path that leads through directories of root's only")
+			return WithHint(fmt.Errorf("checking %s: %s belongs to user %d, who could put something else in its place", path, next, uid), "choose a path that leads through directories of root's only")
 		}
 		switch kind := st.Mode & unix.S_IFMT; {
 		case kind == unix.S_IFLNK:
@@ -137,7 +137,7 @@ func checkWay(path string) error {
 			left = append(split(target), left[1:]...)
 			continue
 		case st.Mode&unix.S_IWOTH != 0 && (kind != unix.S_IFDIR || st.Mode&unix.S_ISVTX == 0):
-			return withHint(fmt.Errorf("checking %s: every user may write to %s", path, next), "choose a path that leads through directories of root's only")
+			return WithHint(fmt.Errorf("checking %s: every user may write to %s", path, next), "choose a path that leads through directories of root's only")
 		}
 		at, left = next, left[1:]
 	}

@@ -61,7 +61,7 @@ func TestState_BelowAnotherUsersDirectoryIsRefused(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			if err := f(t.Context()); err == nil || !strings.Contains(err.Error(), "checking "+dir) || hintOf(err) == "" {
+			if err := f(t.Context()); err == nil || !strings.Contains(err.Error(), "checking "+dir) || HintOf(err) == "" {
 				t.Errorf("%s with %s: %v; want it refused, with a hint", name, a.paths.dir, err)
 			}
 		}

@@ -130,14 +130,14 @@ func (a *Agent) Env() ([]Variable, error) {
 func (a *Agent) readEnv() (*envFile, error) {
 	b, err := readBounded(a.paths.env())
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, withHint(errors.New("this host has not been approved by a gateway yet"), "run: clawpatrol join URL --ca-fingerprint sha256:HEX, and wait for the approval")
+		return nil, WithHint(errors.New("this host has not been approved by a gateway yet"), "run: clawpatrol join URL --ca-fingerprint sha256:HEX, and wait for the approval")
 	}
 	if err != nil {
 		return nil, fmt.Errorf("reading the environment: %w", err)
 	}
 	var f envFile
 	if err := json.Unmarshal(b, &f); err != nil || len(f.Placeholders) > maxVariables {
-		return nil, withHint(fmt.Errorf("reading %s: it is damaged", a.paths.env()), "run: clawpatrol up")
+		return nil, WithHint(fmt.Errorf("reading %s: it is damaged", a.paths.env()), "run: clawpatrol up")
 	}
 	return &f, nil
 }

@@ -147,7 +147,7 @@ func TestEnv_IsPublicAndSecretsAreNot(t *testing.T) {
 
 func TestEnv_NotApproved(t *testing.T) {
 	a := New(Config{StateDir: t.TempDir()})
-	if _, err := a.Env(); err == nil || hintOf(err) == "" {
+	if _, err := a.Env(); err == nil || HintOf(err) == "" {
 		t.Errorf("error %v", err)
 	}
 }

@@ -30,7 +30,7 @@ func UserStateDir() (string, error) {
 	}
 	home, err := os.UserHomeDir()
 	if err != nil || !filepath.IsAbs(home) {
-		return "", withHint(errors.New("finding the state directory: this user has no home directory"), "name one with --state")
+		return "", WithHint(errors.New("finding the state directory: this user has no home directory"), "name one with --state")
 	}
 	return filepath.Join(home, ".local", "state", "clawpatrol"), nil
 }
@@ -80,7 +80,7 @@ func (a *Agent) JoinForRun(ctx context.Context, req JoinRequest) error {
 	}
 	closeState, err := a.openState()
 	if errors.Is(err, errHeld) {
-		return withHint(errors.New("joining: this enrolment serves runs at the moment"), "its daemon ends two minutes after the last of them")
+		return WithHint(errors.New("joining: this enrolment serves runs at the moment"), "its daemon ends two minutes after the last of them")
 	}
 	if err != nil {
 		return err

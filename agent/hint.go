@@ -28,8 +28,8 @@ type usageError struct{ error }
 
 func (e *usageError) Unwrap() []error { return []error{e.error, ErrUsage} }
 
-// hintOf returns the advice an error carries, or "".
-func hintOf(err error) string {
+// HintOf returns the advice an error carries, or "".
+func HintOf(err error) string {
 	var h interface{ Hint() string }
 	if errors.As(err, &h) {
 		return h.Hint()
@@ -37,8 +37,8 @@ func hintOf(err error) string {
 	return ""
 }
 
-// withHint adds advice to an error, where there is any. nil stays nil.
-func withHint(err error, hint string) error {
+// WithHint adds advice to an error, where there is any. nil stays nil.
+func WithHint(err error, hint string) error {
 	if err == nil || hint == "" {
 		return err
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -51,8 +52,13 @@ type holder struct {
 	service bool // hand over once approved
 
 	trusted   bool    // the CA was installed by this process
+	profiled  bool    // the AppArmor profile, the same
 	connected bool    // there has been a session with the gateway
 	early     *polled // an approval that came before that
+
+	// What serves runs, and where it listens. nil: nothing does.
+	serveRuns func(context.Context, *net.UnixListener)
+	runs      *net.UnixListener
 
 	wake chan struct{} // has one where keepConnected is to look at once
 	anew atomic.Bool   // the gateway has forgotten the session
@@ -117,7 +123,7 @@ func (h *holder) open(ctx context.Context, ctl *control) (err error) {
 		}
 	}
 	stop()
-	if h.t, err = openTunnel(h.j, cfg, first, source); err != nil {
+	if h.t, err = openTunnel(h.j, cfg, openAt{first, source, h.share(cfg)}); err != nil {
 		return err
 	}
 	if h.r, err = newRouting(h.t); err != nil {
@@ -129,11 +135,12 @@ func (h *holder) open(ctx context.Context, ctl *control) (err error) {
 		h.t.close()
 		return err
 	}
+	h.openRuns()
 	return nil
 }
 
 // errTunnelGone is returned when the interface went away under us.
-var errTunnelGone = withHint(errors.New("the tunnel's interface is gone"), "traffic stays blocked: clawpatrol up makes it anew, clawpatrol down gives it up")
+var errTunnelGone = WithHint(errors.New("the tunnel's interface is gone"), "traffic stays blocked: clawpatrol up makes it anew, clawpatrol down gives it up")
 
 // run does hold's work. nil: it was told to stop.
 func (h *holder) run(ctx context.Context) error {
@@ -167,6 +174,9 @@ func (h *holder) run(ctx context.Context) error {
 	changed := make(chan struct{}, 1)
 	background.Go(func() { h.poll(ctx, polls) })
 	background.Go(func() { h.keepConnected(ctx, connected) })
+	if h.runs != nil {
+		background.Go(func() { h.serveRuns(ctx, h.runs) })
+	}
 	background.Go(func() {
 		if err := watchHost(ctx, changed); err != nil {
 			h.a.say("%v; looking every %s instead", err, tickEvery)
@@ -202,7 +212,7 @@ func (h *holder) run(ctx context.Context) error {
 }
 
 // errStoppedEarly is returned by a join that was told to stop too soon.
-var errStoppedEarly = withHint(errors.New("stopped before the registration was approved"), "clawpatrol join again goes on with it, clawpatrol leave gives it up")
+var errStoppedEarly = WithHint(errors.New("stopped before the registration was approved"), "clawpatrol join again goes on with it, clawpatrol leave gives it up")
 
 // up follows the first session of a host that was approved before.
 func (h *holder) up(ctx context.Context) error {
@@ -295,17 +305,17 @@ func (h *holder) polled(ctx context.Context, p polled) error {
 			return nil // connect tells that
 		}
 		if away != nil {
-			return withHint(fmt.Errorf("the registration %s cannot be approved any more: %w", oneLine(h.st.Registration), away), "run clawpatrol join again to ask anew")
+			return WithHint(fmt.Errorf("the registration %s cannot be approved any more: %w", oneLine(h.st.Registration), away), "run clawpatrol join again to ask anew")
 		}
 		if errors.Is(p.err, errRefused) && !h.st.Approved {
 			if h.a.cfg.Now().After(h.st.ExpiresAt) {
-				return withHint(fmt.Errorf("the user code %s has expired before anyone approved it", oneLine(h.st.UserCode)), "run clawpatrol join again for a new one")
+				return WithHint(fmt.Errorf("the user code %s has expired before anyone approved it", oneLine(h.st.UserCode)), "run clawpatrol join again for a new one")
 			}
-			return withHint(fmt.Errorf("the gateway has refused the registration %s: an operator turned it down", oneLine(h.st.Registration)), "run clawpatrol join again to ask anew")
+			return WithHint(fmt.Errorf("the gateway has refused the registration %s: an operator turned it down", oneLine(h.st.Registration)), "run clawpatrol join again to ask anew")
 		}
 		if before.err == nil || errors.Is(before.err, errRefused) != errors.Is(p.err, errRefused) {
 			e := Event{Event: EventNote}
-			if e.Hint = hintOf(p.err); errors.Is(p.err, errRefused) {
+			if e.Hint = HintOf(p.err); errors.Is(p.err, errRefused) {
 				e.Hint = "it was revoked, or this host's addresses have changed: ask an operator; clawpatrol leave undoes everything here"
 			}
 			h.a.tell(e, "gateway: %v", p.err)
@@ -333,7 +343,7 @@ func (h *holder) polled(ctx context.Context, p polled) error {
 	case stateBlocked, stateRevoked:
 		h.early = nil
 		if !h.st.Approved {
-			return withHint(fmt.Errorf("the registration %s is %s", oneLine(h.st.Registration), p.resp.State), "ask an operator to approve it again; if this host's address changes while it enrols, keep it from doing so")
+			return WithHint(fmt.Errorf("the registration %s is %s", oneLine(h.st.Registration), p.resp.State), "ask an operator to approve it again; if this host's address changes while it enrols, keep it from doing so")
 		}
 		if before.resp.State != p.resp.State {
 			h.a.tell(Event{Event: p.resp.State, Hint: "an operator sees why in the dashboard, and can approve it again"},
@@ -402,6 +412,10 @@ func (h *holder) approved(ctx context.Context, now, before enrolment.PollRespons
 		}
 	}
 	h.a.knowSSH(h.j, h.st, now.SSHHosts)
+	if !h.profiled {
+		h.a.installProfile(ctx, h.j)
+		h.profiled = true
+	}
 	if before.State != stateApproved {
 		h.a.tell(Event{Event: EventApproved}, "approved")
 	}
@@ -496,6 +510,10 @@ func (a *Agent) undo(ctx context.Context, j *journal, scopes ...scope) error {
 			return a.revertResolved(ctx, e.Key)
 		case stepService:
 			return a.removeService(ctx, e.Key)
+		case stepRunSocket:
+			return removeRunSocket(e.Key)
+		case stepAppArmor:
+			return a.unloadProfile(ctx, e.Key)
 		}
 		return fmt.Errorf("unknown step %q", e.Step)
 	}, scopes...)

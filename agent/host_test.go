@@ -22,7 +22,8 @@ import (
 
 const testResolvConf = "# from DHCP\nnameserver " + routerIPv4 + "\nsearch lan\noptions ndots:1\n"
 
-// newRoot makes the files of a Debian host that join reads and changes.
+// newRoot makes the files of a host that join reads and changes: Debian's, with
+// the AppArmor of Ubuntu.
 func newRoot(t *testing.T) string {
 	t.Helper()
 	root := t.TempDir()
@@ -30,6 +31,10 @@ func newRoot(t *testing.T) string {
 		resolvConf:                           testResolvConf,
 		"/usr/sbin/update-ca-certificates":   "#!/bin/sh\n",
 		"/etc/ssl/certs/ca-certificates.crt": newTestCA(t).pem(),
+		restrictUserns:                       "1\n",
+		"/usr/sbin/apparmor_parser":          "#!/bin/sh\n",
+		"/etc/apparmor.d/README":             "",
+		loadedProfiles:                       "other (enforce)\n",
 	} {
 		p := filepath.Join(root, path)
 		if err := os.MkdirAll(filepath.Dir(p), 0o755); err != nil {
@@ -49,10 +54,14 @@ func newRoot(t *testing.T) string {
 	return root
 }
 
-// fakeRefresh does what update-ca-certificates does, as far as a file can show
-// it: the result follows from what is in the directory.
+// fakeRefresh does what update-ca-certificates and apparmor_parser do, as far as a
+// file can show it: the result follows from what is in the directory, or in the
+// profile.
 func fakeRefresh(root string) func(context.Context, string, ...string) error {
 	return func(_ context.Context, name string, args ...string) error {
+		if filepath.Base(name) == "apparmor_parser" {
+			return fakeParser(root, args)
+		}
 		if filepath.Base(name) != "update-ca-certificates" {
 			return fmt.Errorf("unexpected program %s %q", name, args)
 		}
@@ -77,6 +86,32 @@ func fakeRefresh(root string) func(context.Context, string, ...string) error {
 		}
 		return os.WriteFile(path, out, 0o644)
 	}
+}
+
+// fakeParser loads (-r) or unloads (-R) the profile of a file.
+func fakeParser(root string, args []string) error {
+	profile, err := os.ReadFile(args[1])
+	if err != nil {
+		return err
+	}
+	list := filepath.Join(root, loadedProfiles)
+	loaded, err := os.ReadFile(list)
+	if err != nil {
+		return err
+	}
+	_, name, ok := strings.Cut(string(profile), "\nprofile ")
+	if !ok {
+		return errors.New("no profile in " + args[1])
+	}
+	name, _, _ = strings.Cut(name, " ")
+	rest := strings.ReplaceAll(string(loaded), name+" (unconfined)\n", "")
+	switch {
+	case args[0] == "-r":
+		rest += name + " (unconfined)\n"
+	case args[0] != "-R" || rest == string(loaded):
+		return fmt.Errorf("apparmor_parser %q: profile doesn't exist", args)
+	}
+	return os.WriteFile(list, []byte(rest), 0o644)
 }
 
 // snapshot describes everything that join may change, outside the state

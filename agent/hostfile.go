@@ -128,7 +128,7 @@ func putFile(j *journal, path string, content []byte, mode fs.FileMode) error {
 	}
 	if !full && !errors.Is(err, unix.EBUSY) && !errors.Is(err, unix.EROFS) && !errors.Is(err, unix.EXDEV) {
 		if errors.Is(err, unix.EPERM) {
-			return withHint(err, "it may be marked immutable: lsattr shows it, chattr -i takes it away")
+			return WithHint(err, "it may be marked immutable: lsattr shows it, chattr -i takes it away")
 		}
 		return err
 	}

@@ -51,8 +51,8 @@ func TestInterrupt_JoinAtAnyPoint(t *testing.T) {
 			return false
 		})
 		err := <-done
-		if err != nil && (hintOf(err) == "" || strings.Contains(err.Error(), "\n")) {
-			t.Errorf("stopped at %s, it ended with %q, hint %q", at, err, hintOf(err))
+		if err != nil && (HintOf(err) == "" || strings.Contains(err.Error(), "\n")) {
+			t.Errorf("stopped at %s, it ended with %q, hint %q", at, err, HintOf(err))
 		}
 		now := snapshot(t, root)
 		for _, trace := range []string{LinkName, fmt.Sprintf("proto %d", protocolTag), fmt.Sprintf("table %d", Table)} {
@@ -155,8 +155,8 @@ func TestControl_AHangingHolderIsNamed(t *testing.T) {
 	defer c.finish(p, nil)
 	defer close(hang)
 	_, err := askHolder(t.Context(), p, "status", 50*time.Millisecond)
-	if err == nil || !strings.Contains(err.Error(), "does not answer") || !strings.Contains(hintOf(err), fmt.Sprintf("kill -9 %d,", os.Getpid())) {
-		t.Errorf("%v, hint %q", err, hintOf(err))
+	if err == nil || !strings.Contains(err.Error(), "does not answer") || !strings.Contains(HintOf(err), fmt.Sprintf("kill -9 %d,", os.Getpid())) {
+		t.Errorf("%v, hint %q", err, HintOf(err))
 	}
 	ctx, stop := context.WithCancel(t.Context())
 	stop()

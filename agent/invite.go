@@ -45,7 +45,7 @@ func (req JoinRequest) destination() (destination, error) {
 	}
 	if req.URL == "" {
 		if d.url == nil {
-			return d, withHint(errors.New("joining: neither a URL nor an invite's token is given"), "ask the gateway's operator for one")
+			return d, WithHint(errors.New("joining: neither a URL nor an invite's token is given"), "ask the gateway's operator for one")
 		}
 		return d, nil
 	}
@@ -54,7 +54,7 @@ func (req JoinRequest) destination() (destination, error) {
 		return d, err
 	}
 	if d.url != nil && !sameGateway(u, d.url) {
-		return d, withHint(fmt.Errorf("the invite is for %s, not for %s", d.url, u), "leave the URL out: the token has it")
+		return d, WithHint(fmt.Errorf("the invite is for %s, not for %s", d.url, u), "leave the URL out: the token has it")
 	}
 	d.url = u
 	return d, nil
@@ -64,11 +64,11 @@ func (req JoinRequest) destination() (destination, error) {
 func (d *destination) take(token string) error {
 	invite, err := enrolment.ParseInvite(token)
 	if err != nil {
-		return withHint(errors.New("it is not a whole token"), "copy all of it: one line, which begins with cpi1_ and has no spaces")
+		return WithHint(errors.New("it is not a whole token"), "copy all of it: one line, which begins with cpi1_ and has no spaces")
 	}
 	ca := fingerprint(invite.CA)
 	if d.ca != nil && *d.ca != ca {
-		return withHint(fmt.Errorf("its gateway has the CA %s, not %s", ca, d.ca), "leave --ca-fingerprint out: the token has it")
+		return WithHint(fmt.Errorf("its gateway has the CA %s, not %s", ca, d.ca), "leave --ca-fingerprint out: the token has it")
 	}
 	if d.url, err = parseGatewayURL(invite.URL); err != nil {
 		return err
@@ -118,7 +118,7 @@ func (d destination) checkTime(now time.Time) error {
 	if d.token == "" || now.Before(d.invite.Expires.Add(enrolment.MACWindow)) {
 		return nil
 	}
-	return withHint(fmt.Errorf("the invite expired at %s", d.invite.Expires.Format(time.RFC3339)), "ask the gateway's operator for a new one")
+	return WithHint(fmt.Errorf("the invite expired at %s", d.invite.Expires.Format(time.RFC3339)), "ask the gateway's operator for a new one")
 }
 
 // explainStart adds to a refusal of start what only this host knows.
@@ -128,8 +128,8 @@ func (d destination) explainStart(err error) error {
 		return err
 	}
 	if d.token == "" {
-		return withHint(errors.New("this gateway enrols only who has an invite"), "ask its operator for a token, and run: clawpatrol join -")
+		return WithHint(errors.New("this gateway enrols only who has an invite"), "ask its operator for a token, and run: clawpatrol join -")
 	}
-	return withHint(errors.New("the gateway does not take this invite"),
+	return WithHint(errors.New("the gateway does not take this invite"),
 		"it has been used or voided, has expired, or is not for the address that this host is seen from; ask the gateway's operator for a new one")
 }

@@ -93,8 +93,8 @@ func TestDestination_TakesAllFromTheToken(t *testing.T) {
 	} {
 		d, err := c.req.destination()
 		if c.fails != "" {
-			if err == nil || !strings.Contains(err.Error(), c.fails) || hintOf(err) == "" || strings.Contains(err.Error()+hintOf(err), plain[5:50]) {
-				t.Errorf("%s: error %v, hint %q", c.what, err, hintOf(err))
+			if err == nil || !strings.Contains(err.Error(), c.fails) || HintOf(err) == "" || strings.Contains(err.Error()+HintOf(err), plain[5:50]) {
+				t.Errorf("%s: error %v, hint %q", c.what, err, HintOf(err))
 			}
 			continue
 		}
@@ -174,7 +174,7 @@ func TestJoin_SaysWhatIsWrongWithAnInvite(t *testing.T) {
 		if err == nil {
 			t.Fatal("it joined")
 		}
-		return err.Error(), hintOf(err)
+		return err.Error(), HintOf(err)
 	}
 	expired := token(t, g, func(i *enrolment.Invite) { i.Expires = time.Now().Add(-2 * time.Minute) })
 	if says, hint := join(JoinRequest{Invite: expired}); !strings.Contains(says, "expired at") || !strings.Contains(hint, "new one") {

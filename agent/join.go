@@ -22,6 +22,7 @@ type JoinRequest struct {
 	Invite        string // an invite's token: a secret; "": an operator approves
 	Name          string // of the registration, as the operator will see it; "": the host's name
 	Service       bool   // leave the tunnel to systemd once it is approved
+	RunUsers      string // the group of those who may run on this host's enrolment, "all" or "none"; "": as it was
 }
 
 // otherFamilyTimeout bounds the attempt to reach the gateway over the second
@@ -40,6 +41,9 @@ func (a *Agent) Join(ctx context.Context, req JoinRequest) (err error) {
 	}
 	name, err := registrationName(req.Name)
 	if err != nil {
+		return usage(err)
+	}
+	if err := checkRunUsers(req.RunUsers); err != nil {
 		return usage(err)
 	}
 	if err := preflight(); err != nil {
@@ -69,6 +73,9 @@ func (a *Agent) Join(ctx context.Context, req JoinRequest) (err error) {
 			return err
 		}
 		st, err = a.enrol(ctx, s, dest, name)
+	}
+	if err == nil {
+		err = a.allowRuns(st, req.RunUsers)
 	}
 	if err != nil && ctx.Err() != nil {
 		return errStoppedEarly
@@ -138,7 +145,7 @@ func registrationName(name string) (string, error) {
 	}
 	printable := !strings.ContainsFunc(name, func(r rune) bool { return r < ' ' || r > '~' })
 	if len(name) > enrolment.MaxName || !printable || strings.TrimSpace(name) != name {
-		return "", withHint(fmt.Errorf("the name %q is not 1 to %d printable ASCII characters", name, enrolment.MaxName), "choose another with --name")
+		return "", WithHint(fmt.Errorf("the name %q is not 1 to %d printable ASCII characters", name, enrolment.MaxName), "choose another with --name")
 	}
 	return name, nil
 }
@@ -155,7 +162,7 @@ func (a *Agent) resume(ctx context.Context, s *session, dest destination) (*stat
 		return nil, fmt.Errorf("reading the state file: %w", err)
 	}
 	if !sameGateway(enrolledAt, dest.url) || (dest.ca != nil && st.GatewayCA != dest.ca.String()) {
-		return nil, withHint(fmt.Errorf("this host is enrolled with %s, CA %s", oneLine(st.URL), oneLine(st.GatewayCA)), "run clawpatrol leave first")
+		return nil, WithHint(fmt.Errorf("this host is enrolled with %s, CA %s", oneLine(st.URL), oneLine(st.GatewayCA)), "run clawpatrol leave first")
 	}
 	if st.Claim != nil {
 		s.claimed(st)
@@ -270,7 +277,7 @@ func (a *Agent) enrol(ctx context.Context, s *session, dest destination, name st
 func (a *Agent) reach(ctx context.Context, s *session, dest destination) (enrolment.Info, family, error) {
 	addrs, err := a.cfg.Lookup(ctx, s.url.Hostname())
 	if err != nil {
-		return enrolment.Info{}, "", withHint(fmt.Errorf("reaching the gateway: %w", err), "check the name, and that this host can resolve it")
+		return enrolment.Info{}, "", WithHint(fmt.Errorf("reaching the gateway: %w", err), "check the name, and that this host can resolve it")
 	}
 	var first error
 	for _, f := range dest.families() {
@@ -319,7 +326,7 @@ func (a *Agent) claimAll(ctx context.Context, s *session, st *state) error {
 			if ctx.Err() != nil {
 				return context.Cause(ctx)
 			}
-			a.tell(Event{Event: EventNote, Hint: hintOf(err)}, "%s is not pinned: %v", f, err)
+			a.tell(Event{Event: EventNote, Hint: HintOf(err)}, "%s is not pinned: %v", f, err)
 			continue
 		}
 		if other.WireGuard.PublicKey != claim.WireGuard.PublicKey {

@@ -29,12 +29,14 @@ const (
 type step string
 
 const (
-	stepFile     step = "file"     // Key: path; File: what was there
-	stepRefresh  step = "refresh"  // Key: a program that rebuilds a trust store from its sources
-	stepLink     step = "link"     // Key: the TUN's name
-	stepRouting  step = "routing"  // our rules and our table
-	stepResolved step = "resolved" // Key: the link's name
-	stepService  step = "service"  // Key: the unit's name
+	stepFile      step = "file"       // Key: path; File: what was there
+	stepRefresh   step = "refresh"    // Key: a program that rebuilds a trust store from its sources
+	stepLink      step = "link"       // Key: the TUN's name
+	stepRouting   step = "routing"    // our rules and our table
+	stepResolved  step = "resolved"   // Key: the link's name
+	stepService   step = "service"    // Key: the unit's name
+	stepRunSocket step = "run socket" // Key: the directory that is made for it
+	stepAppArmor  step = "apparmor"   // Key: the profile's path, to be unloaded
 )
 
 // entry is one change that is about to be made, with what it takes to undo it.
@@ -71,7 +73,7 @@ func openJournal(path string, checkpoint func(string)) (*journal, error) {
 		return nil, err
 	}
 	if j.entries, err = readJournal(f); err != nil {
-		return nil, withHint(fmt.Errorf("reading %s: %w", path, err), "it lists what join changed on this host, in JSON lines: undo those by hand, then remove it")
+		return nil, WithHint(fmt.Errorf("reading %s: %w", path, err), "it lists what join changed on this host, in JSON lines: undo those by hand, then remove it")
 	}
 	return j, nil
 }
@@ -110,7 +112,7 @@ func (e entry) check() error {
 		if e.File == nil || !filepath.IsAbs(e.Key) {
 			return errors.New("incomplete file entry")
 		}
-	case stepRefresh, stepLink, stepRouting, stepResolved, stepService, stepDir:
+	case stepRefresh, stepLink, stepRouting, stepResolved, stepService, stepDir, stepRunSocket, stepAppArmor:
 	default:
 		return fmt.Errorf("unknown step %q", e.Step)
 	}
@@ -195,7 +197,7 @@ func (j *journal) undo(undo func(entry) error, scopes ...scope) error {
 	slices.Reverse(left)
 	if len(left) != len(j.entries) {
 		if err := j.write(left); err != nil {
-			errs = append(errs, withHint(fmt.Errorf("forgetting what was undone: %w", err), "the host itself is as it was; once that is put right, clawpatrol down or leave again"))
+			errs = append(errs, WithHint(fmt.Errorf("forgetting what was undone: %w", err), "the host itself is as it was; once that is put right, clawpatrol down or leave again"))
 		}
 	}
 	return errors.Join(errs...)

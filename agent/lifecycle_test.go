@@ -46,7 +46,7 @@ func TestJoin_Pending(t *testing.T) {
 		t.Error("env works before the approval")
 	}
 	r.stop()
-	if err := r.wait(t); err == nil || !strings.Contains(err.Error(), "before the registration was approved") || hintOf(err) == "" {
+	if err := r.wait(t); err == nil || !strings.Contains(err.Error(), "before the registration was approved") || HintOf(err) == "" {
 		t.Errorf("it ended with %v", err)
 	}
 	if after := snapshot(t, root); after != before {
@@ -78,7 +78,7 @@ func TestJoin_TurnedDown(t *testing.T) {
 			before := snapshot(t, root)
 			r := joining(t, g, root)
 			g.setState("r_1", state)
-			if err := r.wait(t); err == nil || !strings.Contains(err.Error(), want) || hintOf(err) == "" {
+			if err := r.wait(t); err == nil || !strings.Contains(err.Error(), want) || HintOf(err) == "" {
 				t.Errorf("it ended with %v; want %q and a hint", err, want)
 			}
 			if after := snapshot(t, root); after != before {
@@ -120,7 +120,7 @@ func TestJoin_ExpiredCode(t *testing.T) {
 	mu.Lock()
 	ahead = time.Until(st.ExpiresAt) + time.Minute
 	mu.Unlock()
-	if err := r.wait(t); err == nil || !strings.Contains(err.Error(), "user code ABCD-EFGH has expired") || hintOf(err) == "" {
+	if err := r.wait(t); err == nil || !strings.Contains(err.Error(), "user code ABCD-EFGH has expired") || HintOf(err) == "" {
 		t.Errorf("it ended with %v", err)
 	}
 }
@@ -229,7 +229,7 @@ func TestJoin_OnlyOne(t *testing.T) {
 		"join": func(ctx context.Context) error { return r.Join(ctx, request(g)) },
 		"up":   r.Up,
 	} {
-		if err := f(t.Context()); !errors.Is(err, errHeld) || hintOf(err) == "" {
+		if err := f(t.Context()); !errors.Is(err, errHeld) || HintOf(err) == "" {
 			t.Errorf("a second %s: %v", name, err)
 		}
 	}
@@ -243,14 +243,14 @@ func TestJoin_OnlyOne(t *testing.T) {
 	}
 	req := request(g)
 	req.URL = "https://127.0.0.1:1"
-	if err := r.Join(t.Context(), req); err == nil || !strings.Contains(err.Error(), "is enrolled with") || hintOf(err) == "" {
+	if err := r.Join(t.Context(), req); err == nil || !strings.Contains(err.Error(), "is enrolled with") || HintOf(err) == "" {
 		t.Errorf("a join with another gateway: %v", err)
 	}
 }
 
 func TestNotEnrolled(t *testing.T) {
 	a := New(Config{StateDir: filepath.Join(t.TempDir(), "state")})
-	if err := a.Up(t.Context()); !errors.Is(err, errNotEnrolled) || hintOf(err) == "" {
+	if err := a.Up(t.Context()); !errors.Is(err, errNotEnrolled) || HintOf(err) == "" {
 		t.Errorf("up: %v", err)
 	}
 	if err := a.Down(t.Context()); !errors.Is(err, errNotEnrolled) {
@@ -277,7 +277,7 @@ func TestI03_WiderStateIsRefused(t *testing.T) {
 		if err := os.Chmod(path, modes[0]); err != nil {
 			t.Fatal(err)
 		}
-		if err := r.Up(t.Context()); err == nil || !strings.Contains(err.Error(), "wider than") || hintOf(err) == "" {
+		if err := r.Up(t.Context()); err == nil || !strings.Contains(err.Error(), "wider than") || HintOf(err) == "" {
 			t.Errorf("up with %s at %v: %v", path, modes[0], err)
 		}
 		if err := os.Chmod(path, modes[1]); err != nil {

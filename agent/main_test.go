@@ -109,6 +109,7 @@ func hostProcess() int {
 		Lookup: func(context.Context, string) ([]netip.Addr, error) {
 			return []netip.Addr{netip.MustParseAddr(os.Getenv(hostGatewayEnv))}, nil
 		},
+		Runs: serveNobody,
 		checkpoint: func(name string) {
 			seen++
 			fmt.Println("checkpoint", seen, name)
@@ -123,7 +124,7 @@ func hostProcess() int {
 	var err error
 	switch os.Getenv(hostProcessEnv) {
 	case "join":
-		err = a.Join(ctx, JoinRequest{URL: os.Getenv(hostURLEnv), CAFingerprint: os.Getenv(hostPinEnv), Name: "killed"})
+		err = a.Join(ctx, JoinRequest{URL: os.Getenv(hostURLEnv), CAFingerprint: os.Getenv(hostPinEnv), Name: "killed", RunUsers: everyUser})
 	case "up":
 		err = a.Up(ctx)
 	case "leave":

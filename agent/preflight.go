@@ -14,14 +14,14 @@ const tunDevice = "/dev/net/tun"
 // anything.
 func preflight() error {
 	if os.Geteuid() != 0 {
-		return withHint(errors.New("it needs root: it makes a network interface and routes"), "run it with sudo")
+		return WithHint(errors.New("it needs root: it makes a network interface and routes"), "run it with sudo")
 	}
 	if !hasCapability(unix.CAP_NET_ADMIN) {
-		return withHint(errors.New("it needs CAP_NET_ADMIN, which this root does not have"), "in a container: --cap-add=NET_ADMIN --device=/dev/net/tun")
+		return WithHint(errors.New("it needs CAP_NET_ADMIN, which this root does not have"), "in a container: --cap-add=NET_ADMIN --device=/dev/net/tun")
 	}
 	f, err := os.OpenFile(tunDevice, os.O_RDWR, 0)
 	if err != nil {
-		return withHint(fmt.Errorf("opening the TUN device: %w", err), "load it with: modprobe tun; in a container: --device=/dev/net/tun")
+		return WithHint(fmt.Errorf("opening the TUN device: %w", err), "load it with: modprobe tun; in a container: --device=/dev/net/tun")
 	}
 	return f.Close()
 }
@@ -39,7 +39,7 @@ func checkRoom(dir string) error {
 	}
 	// Some file systems do not tell, and say that they have nothing at all.
 	if left := st.Bavail * uint64(st.Bsize); st.Blocks > 0 && left < minRoom {
-		return withHint(fmt.Errorf("the file system of %s has %d KiB left, and the state takes up to %d", dir, left>>10, minRoom>>10), "make room there, or choose another directory with --state")
+		return WithHint(fmt.Errorf("the file system of %s has %d KiB left, and the state takes up to %d", dir, left>>10, minRoom>>10), "make room there, or choose another directory with --state")
 	}
 	return nil
 }

@@ -14,7 +14,7 @@ import (
 // is why nothing but a person's word brings it about.
 func (a *Agent) Repin(ctx context.Context) error {
 	if os.Geteuid() != 0 && !a.unprivileged {
-		return withHint(errors.New("asking for another pin: it needs root"), "run it with sudo")
+		return WithHint(errors.New("asking for another pin: it needs root"), "run it with sudo")
 	}
 	if err := checkWay(a.paths.private()); err != nil {
 		return err
@@ -22,7 +22,7 @@ func (a *Agent) Repin(ctx context.Context) error {
 	reply, err := askHolder(ctx, a.paths, "repin", downTimeout)
 	switch {
 	case err == nil && reply.Error != "":
-		return withHint(errors.New(reply.Error), reply.Hint)
+		return WithHint(errors.New(reply.Error), reply.Hint)
 	case err == nil:
 		a.sayAsked(reply.Seen)
 		return nil

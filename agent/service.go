@@ -19,7 +19,7 @@ const (
 // checkSystemd refuses --service on a host that systemd does not run.
 func (a *Agent) checkSystemd() error {
 	if st, err := os.Stat(a.host(bootedDir)); err != nil || !st.IsDir() || a.program("systemctl") == "" {
-		return withHint(errors.New("joining as a service: systemd does not run this host"), "join without --service, and have `clawpatrol up` started by what does")
+		return WithHint(errors.New("joining as a service: systemd does not run this host"), "join without --service, and have `clawpatrol up` started by what does")
 	}
 	exe, err := os.Executable()
 	if err != nil {
@@ -27,7 +27,7 @@ func (a *Agent) checkSystemd() error {
 	}
 	// Systemd would run it as root from now on.
 	if err := checkWay(exe); err != nil {
-		return withHint(fmt.Errorf("joining as a service: %w", err), "install the program first: install -m 755 "+exe+" /usr/local/bin/clawpatrol")
+		return WithHint(fmt.Errorf("joining as a service: %w", err), "install the program first: install -m 755 "+exe+" /usr/local/bin/clawpatrol")
 	}
 	return nil
 }
@@ -80,7 +80,7 @@ func systemdQuote(s string) string {
 // and the routes are closed.
 func (a *Agent) startService(ctx context.Context) error {
 	if err := a.cfg.Run(ctx, a.program("systemctl"), "enable", "--now", unitName); err != nil {
-		err = withHint(fmt.Errorf("starting the service: %w", err), "journalctl -u "+unitName)
+		err = WithHint(fmt.Errorf("starting the service: %w", err), "journalctl -u "+unitName)
 		return errors.Join(err, a.Down(ctx))
 	}
 	a.tell(Event{Event: EventService, Service: unitName}, "service: %s", unitName)

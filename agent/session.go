@@ -70,15 +70,15 @@ func parseGatewayURL(s string) (*url.URL, error) {
 	u, err := url.Parse(s)
 	switch {
 	case err != nil:
-		return nil, withHint(fmt.Errorf("reading the gateway's URL %q: it is not a URL", s), hint)
+		return nil, WithHint(fmt.Errorf("reading the gateway's URL %q: it is not a URL", s), hint)
 	case u.Scheme != "https":
-		return nil, withHint(fmt.Errorf("reading the gateway's URL %q: it must begin with https://", s), hint)
+		return nil, WithHint(fmt.Errorf("reading the gateway's URL %q: it must begin with https://", s), hint)
 	case u.Hostname() == "" || u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" || (u.Path != "" && u.Path != "/"):
-		return nil, withHint(fmt.Errorf("reading the gateway's URL %q: it must be a host and a port, nothing else", s), hint)
+		return nil, WithHint(fmt.Errorf("reading the gateway's URL %q: it must be a host and a port, nothing else", s), hint)
 	}
 	if p := u.Port(); p != "" {
 		if n, err := strconv.ParseUint(p, 10, 16); err != nil || n == 0 {
-			return nil, withHint(fmt.Errorf("reading the gateway's URL %q: %q is not a port", s, p), hint)
+			return nil, WithHint(fmt.Errorf("reading the gateway's URL %q: %q is not a port", s, p), hint)
 		}
 	}
 	return &url.URL{Scheme: "https", Host: u.Host}, nil
@@ -238,7 +238,7 @@ func clockError(skew time.Duration) error {
 	if skew < 0 {
 		direction = "behind"
 	}
-	return withHint(fmt.Errorf("this host's clock is %s %s the gateway's", skew.Abs().Round(time.Second), direction),
+	return WithHint(fmt.Errorf("this host's clock is %s %s the gateway's", skew.Abs().Round(time.Second), direction),
 		"set the clock of whichever is wrong, for example with: timedatectl set-ntp true")
 }
 
@@ -351,12 +351,12 @@ func (s *session) do(ctx context.Context, c *http.Client, method, path string, b
 	switch {
 	case r.StatusCode == http.StatusOK || r.StatusCode == http.StatusCreated:
 		if err := json.Unmarshal(b, resp); err != nil {
-			return date, withHint(fmt.Errorf("reading the gateway's answer to %s: it is not what this program expects", path),
+			return date, WithHint(fmt.Errorf("reading the gateway's answer to %s: it is not what this program expects", path),
 				"is the URL that of a Claw Patrol gateway's public listener (gateway.listen), not of its dashboard?")
 		}
 		return date, nil
 	case r.StatusCode >= 300 && r.StatusCode < 400:
-		return date, withHint(fmt.Errorf("the gateway answered %s with a redirect, which is never followed", path),
+		return date, WithHint(fmt.Errorf("the gateway answered %s with a redirect, which is never followed", path),
 			"is the URL that of the gateway's public listener (gateway.listen)?")
 	case r.StatusCode == http.StatusUnauthorized:
 		return date, errRefused
@@ -369,7 +369,7 @@ func (s *session) do(ctx context.Context, c *http.Client, method, path string, b
 func refusal(r *http.Response, body []byte) error {
 	var e enrolment.ErrorResponse
 	if err := json.Unmarshal(body, &e); err != nil || e.Error.Code == "" {
-		return withHint(&statusError{r.StatusCode, "", "not in the way of a Claw Patrol gateway"},
+		return WithHint(&statusError{r.StatusCode, "", "not in the way of a Claw Patrol gateway"},
 			"is the URL that of the gateway's public listener (gateway.listen)?")
 	}
 	se := &statusError{r.StatusCode, oneLine(e.Error.Code), oneLine(e.Error.Message)}
@@ -379,7 +379,7 @@ func refusal(r *http.Response, body []byte) error {
 			hint = fmt.Sprintf("try again in %d seconds", secs)
 		}
 	}
-	return withHint(se, hint)
+	return WithHint(se, hint)
 }
 
 // maxQuoted bounds what is quoted of the gateway's words.
@@ -439,20 +439,20 @@ func (s *session) explain(err error) error {
 		return fmt.Errorf("verifying the gateway: %w", err)
 	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
 		c, now := invalid.Cert, s.now()
-		return withHint(fmt.Errorf("verifying the gateway: its certificate is valid from %s to %s, and this host's clock says %s", c.NotBefore.UTC().Format(time.RFC3339), c.NotAfter.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339)),
+		return WithHint(fmt.Errorf("verifying the gateway: its certificate is valid from %s to %s, and this host's clock says %s", c.NotBefore.UTC().Format(time.RFC3339), c.NotAfter.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339)),
 			"if the clock is wrong, set it, for example with: timedatectl set-ntp true")
 	case errors.As(err, &name):
-		return withHint(fmt.Errorf("verifying the gateway: its certificate is not for %s", s.id.host),
+		return WithHint(fmt.Errorf("verifying the gateway: its certificate is not for %s", s.id.host),
 			"join with the URL the gateway prints as it starts (gateway.public_url)")
 	case errors.As(err, &unknown) && s.id.pin == nil:
-		return withHint(errors.New("verifying the gateway: its certificate is not publicly trusted"),
+		return WithHint(errors.New("verifying the gateway: its certificate is not publicly trusted"),
 			"add --ca-fingerprint sha256:HEX, which the gateway prints as it starts")
 	case errors.As(err, &invalid) || errors.As(err, &unknown):
-		return withHint(fmt.Errorf("verifying the gateway: %w", quoted{err}), "somebody may be between this host and the gateway; compare the fingerprint")
+		return WithHint(fmt.Errorf("verifying the gateway: %w", quoted{err}), "somebody may be between this host and the gateway; compare the fingerprint")
 	case errors.As(err, &plain) || errors.Is(err, http.ErrSchemeMismatch):
-		return withHint(fmt.Errorf("verifying the gateway: %s does not speak TLS", s.url.Host), "is the port that of the gateway's public listener (gateway.listen)?")
+		return WithHint(fmt.Errorf("verifying the gateway: %s does not speak TLS", s.url.Host), "is the port that of the gateway's public listener (gateway.listen)?")
 	}
-	return withHint(fmt.Errorf("reaching the gateway at %s: %w: %w", s.url.Host, errUnreachable, quoted{err}),
+	return WithHint(fmt.Errorf("reaching the gateway at %s: %w: %w", s.url.Host, errUnreachable, quoted{err}),
 		"check the address and port, that the gateway runs, and that no firewall is in the way")
 }
 

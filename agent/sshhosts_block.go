@@ -48,7 +48,7 @@ func (a *Agent) knowSSH(j *journal, st *state, lines []string) {
 	told := errors.Join(errs...)
 	if now := fmt.Sprint(told); now != a.sshTold {
 		for _, err := range errs {
-			a.tell(Event{Event: EventNote, Hint: hintOf(err)}, "%v", err)
+			a.tell(Event{Event: EventNote, Hint: HintOf(err)}, "%v", err)
 		}
 		a.sshTold = now
 	}
@@ -113,7 +113,7 @@ func (a *Agent) readSSHHosts() ([]byte, sshHosts, error) {
 	}
 	k, err := parseBlock(b)
 	if err != nil {
-		return nil, sshHosts{}, withHint(fmt.Errorf("reading %s: %w", a.paths.sshHosts(), err), "run: clawpatrol up")
+		return nil, sshHosts{}, WithHint(fmt.Errorf("reading %s: %w", a.paths.sshHosts(), err), "run: clawpatrol up")
 	}
 	return b, k, nil
 }
@@ -223,7 +223,7 @@ func exchangeFile(path string, content []byte, before *fileBefore) error {
 		if errors.Is(err, unix.EBUSY) || errors.Is(err, unix.EROFS) {
 			hint = "it cannot be exchanged: a mount, or on a file system that is read-only"
 		}
-		return withHint(fmt.Errorf("writing %s: %w", path, err), hint)
+		return WithHint(fmt.Errorf("writing %s: %w", path, err), hint)
 	}
 	if before.UID == os.Geteuid() && before.GID == os.Getegid() {
 		return nil

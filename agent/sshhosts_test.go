@@ -472,7 +472,7 @@ func TestTrustSSH(t *testing.T) {
 	if b, err := os.ReadFile(file); err != nil || string(b) != "mine\nmore" {
 		t.Errorf("%q, %v", b, err)
 	}
-	if _, _, err := r.TrustSSH(); err == nil || hintOf(err) == "" {
+	if _, _, err := r.TrustSSH(); err == nil || HintOf(err) == "" {
 		t.Errorf("without an enrolment: %v", err)
 	}
 }
@@ -493,7 +493,7 @@ func TestTrustSSH_NotInTheHomeOfAnother(t *testing.T) {
 		t.Fatal(err)
 	}
 	a := New(Config{StateDir: t.TempDir()})
-	if _, err := a.DistrustSSH(); err == nil || !strings.Contains(hintOf(err), "without sudo") {
+	if _, err := a.DistrustSSH(); err == nil || !strings.Contains(HintOf(err), "without sudo") {
 		t.Errorf("%v", err)
 	}
 	if b, err := os.ReadFile(file); err != nil || !bytes.Equal(b, testBlock(t)) {

@@ -27,7 +27,7 @@ func (a *Agent) TrustSSH() (file string, hosts int, err error) {
 		return "", 0, err
 	}
 	if len(block) == 0 {
-		return "", 0, withHint(errors.New("the gateway has told no SSH host keys"), "none of this registration's endpoints may be of type ssh; or start clawpatrol up once more")
+		return "", 0, WithHint(errors.New("the gateway has told no SSH host keys"), "none of this registration's endpoints may be of type ssh; or start clawpatrol up once more")
 	}
 	file, err = changeUserKnownHosts(block)
 	return file, len(k.hosts), err
@@ -42,7 +42,7 @@ func (a *Agent) DistrustSSH() (file string, err error) { return changeUserKnownH
 func changeUserKnownHosts(block []byte) (string, error) {
 	home, err := os.UserHomeDir()
 	if err != nil {
-		return "", withHint(err, "set HOME")
+		return "", WithHint(err, "set HOME")
 	}
 	named := filepath.Join(home, userKnownHosts)
 	file, now, err := readKnownHosts(named)
@@ -79,7 +79,7 @@ func checkOwn(path string) error {
 		return &fs.PathError{Op: "stat", Path: path, Err: err}
 	}
 	if int(st.Uid) != os.Geteuid() {
-		return withHint(fmt.Errorf("%s belongs to user %d", path, st.Uid), "run it as that user, without sudo")
+		return WithHint(fmt.Errorf("%s belongs to user %d", path, st.Uid), "run it as that user, without sudo")
 	}
 	return nil
 }

@@ -17,11 +17,11 @@ import (
 const stateVersion = 1
 
 // errNotEnrolled is returned where there is no state file.
-var errNotEnrolled = withHint(errors.New("this host is not enrolled"), "run: clawpatrol join URL --ca-fingerprint sha256:HEX")
+var errNotEnrolled = WithHint(errors.New("this host is not enrolled"), "run: clawpatrol join URL --ca-fingerprint sha256:HEX")
 
 // errUnfinished is returned where a join ended before the gateway had seen this
 // host's addresses.
-var errUnfinished = withHint(errors.New("this host's enrolment was never finished"), "run clawpatrol join again")
+var errUnfinished = WithHint(errors.New("this host's enrolment was never finished"), "run clawpatrol join again")
 
 // state is one registration as the agent host remembers it.
 type state struct {
@@ -45,6 +45,8 @@ type state struct {
 
 	Ways   map[family][]way // that have led to the pin
 	Asking bool             // an operator for another pin, until the next approval
+
+	RunUsers string // the group of this host's users who may run on this enrolment, or everyUser; "": nobody
 }
 
 // stateFile is its form on disk: the one place outside the closures where both
@@ -67,6 +69,7 @@ type stateFile struct {
 	Approved       bool                     `json:"approved"`
 	Ways           map[family][]way         `json:"ways,omitempty"`
 	Asking         bool                     `json:"asking,omitempty"`
+	RunUsers       string                   `json:"run_users,omitempty"`
 }
 
 // saveState makes s durable.
@@ -89,6 +92,7 @@ func saveState(p paths, s *state) error {
 		Approved:       s.Approved,
 		Ways:           s.Ways,
 		Asking:         s.Asking,
+		RunUsers:       s.RunUsers,
 	}, "", "  ")
 	if err != nil {
 		return fmt.Errorf("encoding the state file: %w", err)
@@ -108,7 +112,7 @@ func loadState(p paths) (*state, error) {
 		if err := checkMode(c.path, c.mode); errors.Is(err, fs.ErrNotExist) {
 			return nil, errNotEnrolled
 		} else if errors.Is(err, fs.ErrPermission) {
-			return nil, withHint(err, "run it as root")
+			return nil, WithHint(err, "run it as root")
 		} else if err != nil {
 			return nil, err
 		}
@@ -119,7 +123,7 @@ func loadState(p paths) (*state, error) {
 	}
 	s, err := decodeState(b)
 	if err != nil {
-		return nil, withHint(fmt.Errorf("reading %s: %w", p.state(), err), "restore it from a backup, or run: clawpatrol leave, and join again")
+		return nil, WithHint(fmt.Errorf("reading %s: %w", p.state(), err), "restore it from a backup, or run: clawpatrol leave, and join again")
 	}
 	return s, nil
 }
@@ -161,5 +165,6 @@ func decodeState(b []byte) (*state, error) {
 		Approved:       f.Approved,
 		Ways:           f.Ways,
 		Asking:         f.Asking,
+		RunUsers:       f.RunUsers,
 	}, nil
 }

@@ -46,7 +46,7 @@ const statusTimeout = 8 * time.Second
 // Status asks the process that holds the tunnel, or else looks for itself.
 func (a *Agent) Status(ctx context.Context) (*Status, error) {
 	if os.Geteuid() != 0 {
-		return nil, withHint(errors.New("asking for the status: it needs root"), "run it with sudo")
+		return nil, WithHint(errors.New("asking for the status: it needs root"), "run it with sudo")
 	}
 	if err := checkWay(a.paths.private()); err != nil {
 		return nil, err

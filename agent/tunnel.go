@@ -178,6 +178,14 @@ type tunnel struct {
 	ifindex int
 }
 
+// openAt is how a tunnel begins.
+type openAt struct {
+	first  netip.AddrPort // where the handshake starts at once
+	source netip.Addr     // this host's address that it starts from
+
+	share func(tun.Device) (tun.Device, error) // returns what WireGuard gets in place of the TUN; nil: the TUN
+}
+
 // openTunnel makes the TUN, or takes the one that a killed process left, and
 // gives it its addresses.
 //
@@ -187,12 +195,11 @@ type tunnel struct {
 // with it (ip6_dst_lookup_tail), and by that address the packet would pass for an
 // answer and leave directly.
 //
-// first is where the handshake starts at once, from this host's address source.
 // With a zero first the device has nowhere to send its first initiation to, and
 // after that one it waits 5 s (Rekey-Timeout).
-func openTunnel(j *journal, cfg tunnelConfig, first netip.AddrPort, source netip.Addr) (_ *tunnel, err error) {
+func openTunnel(j *journal, cfg tunnelConfig, how openAt) (_ *tunnel, err error) {
 	if l, err := netlink.LinkByName(LinkName); err == nil && (j.find(stepLink, LinkName) == nil || l.Type() != "tuntap") {
-		return nil, withHint(fmt.Errorf("making the tunnel: an interface named %s exists", LinkName), "another join may be running: clawpatrol status; otherwise: ip link delete "+LinkName)
+		return nil, WithHint(fmt.Errorf("making the tunnel: an interface named %s exists", LinkName), "another join may be running: clawpatrol status; otherwise: ip link delete "+LinkName)
 	}
 	if err := clash(cfg.addresses); err != nil {
 		return nil, err
@@ -202,13 +209,19 @@ func openTunnel(j *journal, cfg tunnelConfig, first netip.AddrPort, source netip
 	}
 	t, err := tun.CreateTUN(LinkName, cfg.mtu)
 	if err != nil {
-		return nil, withHint(fmt.Errorf("making the tunnel: %w", err), "in a container, it needs /dev/net/tun and CAP_NET_ADMIN")
+		return nil, WithHint(fmt.Errorf("making the tunnel: %w", err), "in a container, it needs /dev/net/tun and CAP_NET_ADMIN")
 	}
 	bind := newPinnedBind(byMark)
-	if first.IsValid() {
-		bind.setSource(familyOf(first.Addr()), source)
+	if how.first.IsValid() {
+		bind.setSource(familyOf(how.first.Addr()), how.source)
 	}
-	dev := device.NewDevice(t, bind, device.NewLogger(device.LogLevelSilent, ""))
+	inner := t
+	if how.share != nil {
+		if inner, err = how.share(t); err != nil {
+			return nil, errors.Join(err, t.Close())
+		}
+	}
+	dev := device.NewDevice(inner, bind, device.NewLogger(device.LogLevelSilent, ""))
 	defer func() {
 		if err != nil {
 			dev.Close()
@@ -219,7 +232,7 @@ func openTunnel(j *journal, cfg tunnelConfig, first netip.AddrPort, source netip
 	}
 	j.checkpoint("made " + LinkName)
 	wg := &tunnel{dev: dev, bind: bind, cfg: cfg}
-	if err := dev.IpcSet(cfg.uapi(first)); err != nil {
+	if err := dev.IpcSet(cfg.uapi(how.first)); err != nil {
 		return nil, fmt.Errorf("configuring WireGuard: %w", err)
 	}
 	link, err := netlink.LinkByName(LinkName)
@@ -263,7 +276,7 @@ func clash(addresses []netip.Prefix) error {
 			}
 			for _, p := range addresses {
 				if own.Overlaps(p) {
-					return withHint(fmt.Errorf("making the tunnel: the gateway gives it %s, which is in %s of this host's interface %s", p, own.Masked(), l.Attrs().Name),
+					return WithHint(fmt.Errorf("making the tunnel: the gateway gives it %s, which is in %s of this host's interface %s", p, own.Masked(), l.Attrs().Name),
 						"choose other wireguard.subnets on the gateway, or another network here")
 				}
 			}
@@ -414,7 +427,7 @@ func (t *tunnel) stats() (tunnelStats, error) {
 func (c tunnelConfig) endpoints(ctx context.Context, lookup func(context.Context, string) ([]netip.Addr, error), pinned []family) ([]netip.AddrPort, error) {
 	addrs, err := lookup(ctx, c.host)
 	if err != nil {
-		return nil, withHint(fmt.Errorf("finding the gateway's WireGuard endpoint: %w", err), "the gateway's wireguard.endpoint must be a name or address that this host can resolve")
+		return nil, WithHint(fmt.Errorf("finding the gateway's WireGuard endpoint: %w", err), "the gateway's wireguard.endpoint must be a name or address that this host can resolve")
 	}
 	var out []netip.AddrPort
 	for _, f := range pinned {

@@ -89,7 +89,7 @@ func TestTunnel_AddressesOfTheLANAreRefused(t *testing.T) {
 		routerIPv4 + "/32": false, hostIPv4 + "/32": false, routerIPv6 + "/128": false, "198.51.100.200/28": false, "198.0.0.1/8": false, "2001:db8::1/16": false,
 	} {
 		err := clash([]netip.Prefix{netip.MustParsePrefix(addr)})
-		if (err == nil) != ok || (err != nil && (!strings.Contains(err.Error(), "eth0") || hintOf(err) == "")) {
+		if (err == nil) != ok || (err != nil && (!strings.Contains(err.Error(), "eth0") || HintOf(err) == "")) {
 			t.Errorf("%s: %v", addr, err)
 		}
 	}

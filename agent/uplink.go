@@ -47,7 +47,7 @@ func (a *Agent) LoadUplink() (*Uplink, error) {
 	}
 	if st.Claim == nil || !st.Approved {
 		unlock()
-		return nil, withHint(errors.New("nobody has approved this enrolment yet"), "run clawpatrol join --no-tunnel again, and have an operator approve it")
+		return nil, WithHint(errors.New("nobody has approved this enrolment yet"), "run clawpatrol join --no-tunnel again, and have an operator approve it")
 	}
 	cfg, err := newTunnelConfig(st)
 	if err != nil {
@@ -196,23 +196,38 @@ func (u *Uplink) Ready(ctx context.Context) error {
 			u.learn(polled{resp, err})
 		}
 	}
+	err := u.h.ready(ctx)
+	if errors.Is(err, errNoAnswer) && HostTunnel() {
+		return WithHint(err, "this host has joined as a whole, and cannot carry this tunnel inside its own")
+	}
+	return err
+}
+
+// errNoAnswer is returned where there is no session with the gateway.
+var errNoAnswer = errors.New("the gateway does not answer WireGuard")
+
+// ready returns nil once there is a session with the gateway and nothing is known
+// against the registration; it waits until ctx ends.
+func (h *holder) ready(ctx context.Context) error {
 	for {
-		last := u.last()
+		h.mu.Lock()
+		last := h.last
+		h.mu.Unlock()
 		switch {
 		case errors.Is(last.err, errRefused):
-			return withHint(errors.New("the gateway does not know this registration any more: it was revoked, or this host's addresses have changed"), "ask an operator, or enrol anew")
+			return WithHint(errors.New("the gateway does not know this registration any more: it was revoked, or this host's addresses have changed"), "ask an operator, or enrol anew")
 		case last.resp.State != "" && last.resp.State != stateApproved:
-			return withHint(fmt.Errorf("the registration is %s: nothing leaves", oneLine(last.resp.State)), "this host's addresses may have changed; an operator can approve it again in the dashboard")
+			return WithHint(fmt.Errorf("the registration is %s: nothing leaves", oneLine(last.resp.State)), "this host's addresses may have changed; an operator can approve it again in the dashboard")
 		}
-		s, err := u.h.t.stats()
+		s, err := h.t.stats()
 		if err != nil {
 			return err
 		}
-		if !s.lastHandshake.IsZero() && u.h.a.cfg.Now().Sub(s.lastHandshake) < staleAfter {
+		if !s.lastHandshake.IsZero() && h.a.cfg.Now().Sub(s.lastHandshake) < staleAfter {
 			return nil
 		}
 		if sleep(ctx, 5*time.Millisecond) != nil {
-			return withHint(errors.New("the gateway does not answer WireGuard"), "is it running, and is its UDP port (wireguard.listen) open from here? A host that has joined as a whole cannot carry this tunnel inside its own")
+			return WithHint(errNoAnswer, "is it running, and is its UDP port (wireguard.listen) open from here?")
 		}
 	}
 }

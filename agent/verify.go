@@ -27,14 +27,14 @@ func parseFingerprint(s string) (fingerprint, error) {
 	hint := "the gateway prints it as it starts: sha256: and 64 hex digits"
 	digits, ok := strings.CutPrefix(s, "sha256:")
 	if !ok {
-		return f, withHint(fmt.Errorf("reading the CA fingerprint %q: sha256: is missing in front", s), hint)
+		return f, WithHint(fmt.Errorf("reading the CA fingerprint %q: sha256: is missing in front", s), hint)
 	}
 	if len(digits) == 3*len(f)-1 {
 		digits = strings.ReplaceAll(digits, ":", "")
 	}
 	b, err := hex.DecodeString(digits)
 	if err != nil || len(b) != len(f) {
-		return f, withHint(fmt.Errorf("reading the CA fingerprint %q: it is not 64 hex digits", s), hint)
+		return f, WithHint(fmt.Errorf("reading the CA fingerprint %q: it is not 64 hex digits", s), hint)
 	}
 	copy(f[:], b)
 	return f, nil
@@ -99,14 +99,14 @@ func (id identity) verifyPinned(chain []*x509.Certificate) error {
 			continue
 		}
 		if i == 0 || !c.IsCA || !c.BasicConstraintsValid {
-			return withHint(fmt.Errorf("%s is the fingerprint of the server's certificate, not of the CA that issued it", id.pin),
+			return WithHint(fmt.Errorf("%s is the fingerprint of the server's certificate, not of the CA that issued it", id.pin),
 				"use the fingerprint that the gateway prints as it starts")
 		}
 		roots.AddCert(c)
 		found = true
 	}
 	if !found {
-		return withHint(fmt.Errorf("the gateway's certificate was not issued by the CA %s", id.pin),
+		return WithHint(fmt.Errorf("the gateway's certificate was not issued by the CA %s", id.pin),
 			"compare the fingerprint with what the gateway prints as it starts; if they are the same, somebody is between this host and the gateway")
 	}
 	// No intermediates: the gateway's CA signs its leaf itself.

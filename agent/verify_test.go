@@ -130,10 +130,10 @@ func TestI11_NothingIsSentToAnUnverifiedGateway(t *testing.T) {
 				}
 				return
 			}
-			if err == nil || !strings.Contains(err.Error()+" "+hintOf(err), c.want) {
-				t.Errorf("error %v (hint %q); want one with %q", err, hintOf(err), c.want)
+			if err == nil || !strings.Contains(err.Error()+" "+HintOf(err), c.want) {
+				t.Errorf("error %v (hint %q); want one with %q", err, HintOf(err), c.want)
 			}
-			if hintOf(err) == "" {
+			if HintOf(err) == "" {
 				t.Errorf("%v has no hint", err)
 			}
 			if n := l.requests.Load(); n != 0 {
@@ -240,7 +240,7 @@ func TestParseGatewayURL(t *testing.T) {
 	} {
 		u, err := parseGatewayURL(s)
 		switch {
-		case want == "" && (err == nil || hintOf(err) == ""):
+		case want == "" && (err == nil || HintOf(err) == ""):
 			t.Errorf("parseGatewayURL(%q) = %v, %v; want an error with a hint", s, u, err)
 		case want != "" && (err != nil || u.String() != want):
 			t.Errorf("parseGatewayURL(%q) = %v, %v; want %s", s, u, err, want)
@@ -252,7 +252,7 @@ func TestParseGatewayURL(t *testing.T) {
 func TestRefusal_IsSafeToPrint(t *testing.T) {
 	r := &http.Response{StatusCode: 400, Header: http.Header{}}
 	err := refusal(r, []byte(`{"error":{"code":"x","message":"a\u001b[2J\nclawpatrol: approved `+strings.Repeat("y", 1000)+`","hint":"\u202e"}}`))
-	for _, s := range []string{err.Error(), hintOf(err)} {
+	for _, s := range []string{err.Error(), HintOf(err)} {
 		if strings.ContainsAny(s, "\x1b\n\u202e") || len(s) > 600 {
 			t.Errorf("%q", s)
 		}

@@ -120,7 +120,7 @@ func (b bypass) lasting(gateway netip.Addr) error {
 	if err != nil || kind == "" {
 		return err
 	}
-	return withHint(fmt.Errorf("this host would reach the gateway from %s, a %s address: when it changes, the registration is blocked", w.Source, kind),
+	return WithHint(fmt.Errorf("this host would reach the gateway from %s, a %s address: when it changes, the registration is blocked", w.Source, kind),
 		hintLasting)
 }
 

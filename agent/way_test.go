@@ -73,7 +73,7 @@ func TestI08_JoinPinsNoAddressThatPasses(t *testing.T) {
 	}
 	only6 := newTestGateway(t, &w.ns, gatewayIPv6)
 	a, out := newAgent(t, only6, newRoot(t))
-	if err := a.Join(t.Context(), request(only6)); err == nil || !strings.Contains(err.Error(), "deprecated address") || hintOf(err) == "" {
+	if err := a.Join(t.Context(), request(only6)); err == nil || !strings.Contains(err.Error(), "deprecated address") || HintOf(err) == "" {
 		t.Errorf("join over IPv6 alone: %v\n%s", err, out)
 	}
 	if only6.starts != 0 {

@@ -11,6 +11,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/clawpatrol/clawpatrol/agent"
 )
 
 // ownDir is where the keeper puts the files that it mounts over others.
@@ -67,7 +69,7 @@ func mountProc() error {
 		err := fmt.Errorf("mounting /proc: %w", err)
 		if errors.Is(err, unix.EPERM) {
 			// mount_too_revealing: parts of the old one are covered.
-			return withHint(err, "in a container whose /proc is masked this cannot be done: run the container with its own /proc unmasked (docker: --security-opt systempaths=unconfined)")
+			return agent.WithHint(err, "in a container whose /proc is masked this cannot be done: run the container with its own /proc unmasked (docker: --security-opt systempaths=unconfined)")
 		}
 		return err
 	}
@@ -216,7 +218,7 @@ func readOnly(path string, recursive bool) error {
 	if err := unix.MountSetattr(unix.AT_FDCWD, path, flags, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}); err != nil {
 		err = fmt.Errorf("making %s read-only: %w", path, err)
 		if errors.Is(err, unix.ENOSYS) {
-			return withHint(err, "it takes Linux 5.12")
+			return agent.WithHint(err, "it takes Linux 5.12")
 		}
 		return err
 	}

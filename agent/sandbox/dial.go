@@ -46,9 +46,44 @@ func askLease(ctx context.Context, cfg Config) (*net.UnixConn, *lease, error) {
 		select {
 		case <-time.After(10 * time.Millisecond):
 		case <-ctx.Done():
-			return nil, nil, withHint(fmt.Errorf("asking the daemon for an address: %w", context.Cause(ctx)), "another clawpatrol may hold the enrolment without serving runs")
+			return nil, nil, agent.WithHint(fmt.Errorf("asking the daemon for an address: %w", context.Cause(ctx)), "another clawpatrol may hold the enrolment without serving runs")
 		}
 	}
+}
+
+// askHost asks the process that holds the host's tunnel for a lease.
+func askHost(ctx context.Context, _ Config) (*net.UnixConn, *lease, error) {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	c, err := net.DialUnix("unixpacket", nil, &net.UnixAddr{Name: agent.RunSocket, Net: "unixpacket"})
+	if err != nil {
+		return nil, nil, explainHost(fmt.Errorf("asking for a place in this host's tunnel: %w", err), agent.HostTunnel())
+	}
+	peer, err := agent.PeerOf(c)
+	if err == nil && peer.Uid != 0 {
+		err = fmt.Errorf("user %d answers on %s, where only root should", peer.Uid, agent.RunSocket)
+	}
+	var l *lease
+	if err == nil {
+		l, err = requestLease(ctx, c)
+	}
+	if err != nil {
+		c.Close()
+		return nil, nil, err
+	}
+	return c, l, nil
+}
+
+// explainHost adds what to do where the host's tunnel is not to be had. there says
+// whether it has one.
+func explainHost(err error, there bool) error {
+	switch {
+	case errors.Is(err, syscall.EACCES):
+		return agent.WithHint(err, "this user is not one of those who may run here: the group is that of "+agent.RunSocket)
+	case errors.Is(err, syscall.ENOENT) && there:
+		return agent.WithHint(err, "root has not opened this host's tunnel to its users: as root, clawpatrol down, then clawpatrol up --run-users GROUP (or all)")
+	}
+	return agent.WithHint(err, "no process holds this host's tunnel: as root, clawpatrol up")
 }
 
 func dial(private string) (*net.UnixConn, error) {
@@ -122,9 +157,9 @@ func startDaemon(ctx context.Context, cfg Config) error {
 	case text == daemonHeld:
 		return agent.ErrHeld
 	case text == "":
-		return withHint(errors.New("starting the daemon: it ended at once"), "see "+log.Name())
+		return agent.WithHint(errors.New("starting the daemon: it ended at once"), "see "+log.Name())
 	default:
-		return withHint(errors.New(text), hint)
+		return agent.WithHint(errors.New(text), hint)
 	}
 }
 
@@ -137,21 +172,27 @@ const (
 
 // ServeStarted is Serve in a process that startDaemon made.
 func ServeStarted(ctx context.Context, cfg DaemonConfig) error {
-	told := os.NewFile(3, "ready")
+	return serveStarted(ctx, cfg, os.NewFile(3, "ready"))
+}
+
+func serveStarted(ctx context.Context, cfg DaemonConfig, told *os.File) error {
 	tell := func(s string) {
 		_, _ = told.WriteString(s) // whoever started it may have gone
 		_ = told.Close()
 	}
-	_ = os.Truncate(filepath.Join(cfg.Agent.PrivateDir(), logName), 0)
-	cfg.Ready = func() { tell(daemonServes) }
-	err := Serve(ctx, cfg)
-	switch {
-	case err == nil:
-	case errors.Is(err, agent.ErrHeld):
+	up, err := cfg.Agent.LoadUplink()
+	if errors.Is(err, agent.ErrHeld) {
 		tell(daemonHeld)
 		return nil
-	default:
-		tell(err.Error() + "\n" + hintOf(err))
+	}
+	if err == nil {
+		defer up.Close()
+		// With the lock: another's log is another's.
+		_ = os.Truncate(filepath.Join(cfg.Agent.PrivateDir(), logName), 0)
+		err = serve(ctx, cfg, up, func() { tell(daemonServes) })
+	}
+	if err != nil {
+		tell(err.Error() + "\n" + agent.HintOf(err))
 	}
 	return err
 }

@@ -6,6 +6,8 @@ import (
 	"os"
 	"strings"
 	"syscall"
+
+	"github.com/clawpatrol/clawpatrol/agent"
 )
 
 // usernsSurroundings are why a host may refuse user namespaces.
@@ -41,37 +43,21 @@ func surroundingsOfUserns() usernsSurroundings {
 // explain adds what to do where the host does not let its users make
 // namespaces, unless err has a hint already.
 func explain(err error, s usernsSurroundings) error {
-	if err == nil || hintOf(err) != "" {
+	if err == nil || agent.HintOf(err) != "" {
 		return err
 	}
 	denied := errors.Is(err, syscall.EPERM) || errors.Is(err, syscall.EACCES) || strings.Contains(err.Error(), "permitted") || strings.Contains(err.Error(), "denied")
 	switch {
 	case s.most == "0":
-		return withHint(err, "this host allows no user namespaces: as root, sysctl user.max_user_namespaces=15000")
+		return agent.WithHint(err, "this host allows no user namespaces: as root, sysctl user.max_user_namespaces=15000")
 	case errors.Is(err, syscall.ENOSPC):
-		return withHint(err, "this host allows no more user namespaces: as root, raise sysctl user.max_user_namespaces")
+		return agent.WithHint(err, "this host allows no more user namespaces: as root, raise sysctl user.max_user_namespaces")
 	case !denied || s.root:
 		return err
 	case s.clone == "0":
-		return withHint(err, "this host lets only root make user namespaces: as root, sysctl kernel.unprivileged_userns_clone=1")
+		return agent.WithHint(err, "this host lets only root make user namespaces: as root, sysctl kernel.unprivileged_userns_clone=1")
 	case s.apparmor == "1":
-		return withHint(err, fmt.Sprintf("AppArmor keeps users of this host from making user namespaces. As root, write the profile of docs/agent-run.md for %s to %s, then: apparmor_parser -r %[2]s", s.program, appArmorFile))
+		return agent.WithHint(err, fmt.Sprintf("AppArmor keeps users of this host from making user namespaces. As root, write the following to %s, then run apparmor_parser -r %[1]s (clawpatrol join does both)\n%s", agent.AppArmorFile, agent.AppArmorProfile(s.program)))
 	}
-	return withHint(err, "something on this host (a container's seccomp or AppArmor profile, SELinux) keeps users from making namespaces")
-}
-
-// appArmorFile is where the profile belongs, and AppArmorProfile what it says: it
-// allows one program what Ubuntu since 23.10 allows none.
-const appArmorFile = "/etc/apparmor.d/clawpatrol"
-
-// AppArmorProfile returns the profile for a program at path.
-func AppArmorProfile(path string) string {
-	return fmt.Sprintf(`abi <abi/4.0>,
-include <tunables/global>
-
-profile clawpatrol %s flags=(unconfined) {
-  userns,
-  include if exists <local/clawpatrol>
-}
-`, path)
+	return agent.WithHint(err, "something on this host (a container's seccomp or AppArmor profile, SELinux) keeps users from making namespaces")
 }

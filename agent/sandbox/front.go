@@ -35,7 +35,7 @@ func Run(ctx context.Context, cfg Config) error {
 	exported, err := cfg.Agent.Env()
 	if err != nil {
 		if _, there := os.Stat(cfg.Agent.PrivateDir()); errors.Is(there, os.ErrNotExist) && !cfg.Host {
-			return withHint(errors.New("this user has not enrolled for clawpatrol run"), "run: clawpatrol join URL --ca-fingerprint sha256:HEX --no-tunnel")
+			return agent.WithHint(errors.New("this user has not enrolled for clawpatrol run"), "run: clawpatrol join URL --ca-fingerprint sha256:HEX --no-tunnel")
 		}
 		return err
 	}
@@ -66,9 +66,7 @@ func Run(ctx context.Context, cfg Config) error {
 	done := make(chan struct{})
 	defer close(done)
 	go f.pass(signals, done)
-	if f.daemon != nil {
-		go f.watch(done)
-	}
+	go f.watch(done)
 	return ended(cmd.Wait())
 }
 
@@ -94,12 +92,9 @@ func keeperProcess(cfg Config, env []string, conn *os.File) *exec.Cmd {
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.ExtraFiles = []*os.File{conn}
 	uid, gid := os.Geteuid(), os.Getegid()
-	flags := unix.CLONE_NEWUSER | unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC
-	if !cfg.Host {
-		flags |= unix.CLONE_NEWNET
-	}
+	const flags = unix.CLONE_NEWUSER | unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWNET
 	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags: uintptr(flags),
+		Cloneflags: flags,
 		// The same numbers inside: as user 0 of its namespace the command would own
 		// the network's settings.
 		UidMappings: []syscall.SysProcIDMap{{ContainerID: uid, HostID: uid, Size: 1}},
@@ -113,12 +108,17 @@ func keeperProcess(cfg Config, env []string, conn *os.File) *exec.Cmd {
 // front is the process that a person started.
 type front struct {
 	keeper *net.UnixConn
-	daemon *net.UnixConn // nil: without a lease
+	daemon *net.UnixConn // nil: without a lease yet
+	lease  *lease
+	inside link // nil: the daemon has the interface, see lease.Relay
 }
 
 func (f *front) close() {
 	if f.daemon != nil {
 		_ = f.daemon.Close()
+	}
+	if f.inside != nil {
+		_ = f.inside.Close()
 	}
 }
 
@@ -126,14 +126,15 @@ func (f *front) close() {
 func (f *front) begin(ctx context.Context, cfg Config) error {
 	stop := context.AfterFunc(ctx, func() { _ = f.keeper.SetDeadline(time.Now()) })
 	defer stop()
-	var l *lease
-	if !cfg.Host {
-		var err error
-		if f.daemon, l, err = askLease(ctx, cfg); err != nil {
-			return err
-		}
+	ask := askLease
+	if cfg.Host {
+		ask = askHost
 	}
-	p, err := planFor(cfg, l)
+	var err error
+	if f.daemon, f.lease, err = ask(ctx, cfg); err != nil {
+		return err
+	}
+	p, err := planFor(cfg, f.lease)
 	if err != nil {
 		return err
 	}
@@ -156,21 +157,29 @@ func (f *front) begin(ctx context.Context, cfg Config) error {
 			closeFD(fd)
 			return nil
 		}
-		if m.Link == "" || fd < 0 || f.daemon == nil {
+		if m.Link == "" || fd < 0 {
 			closeFD(fd)
 			return errors.New("making the namespaces: an answer without sense")
 		}
-		err = f.link(m.Link, fd)
-		closeFD(fd)
-		if err != nil {
+		if err := f.link(m.Link, fd); err != nil {
 			return err
 		}
 	}
 }
 
-// link hands the interface to the daemon.
+// link hands the interface to the daemon, or tells it that packets come from now
+// on. It takes fd over.
 func (f *front) link(kind linkKind, fd int) error {
-	if err := send(f.daemon, message{Link: kind}, fd); err != nil {
+	if f.lease.Relay {
+		var err error
+		if f.inside, err = openLink(kind, fd); err != nil {
+			return fmt.Errorf("connecting the interface: %w", err)
+		}
+		kind, fd = linkRelay, -1
+	}
+	err := send(f.daemon, message{Link: kind}, fd)
+	closeFD(fd)
+	if err != nil {
 		return fmt.Errorf("connecting the interface: %w", err)
 	}
 	_ = f.daemon.SetReadDeadline(time.Now().Add(messageTimeout))
@@ -189,16 +198,21 @@ func (f *front) link(kind linkKind, fd int) error {
 	return send(f.keeper, message{Linked: true}, -1)
 }
 
-// watch tells when the daemon has gone: the command goes on, without a network.
+// watch carries the run's packets, where the daemon does not, and tells when the
+// daemon has gone: the command goes on, without a network.
 func (f *front) watch(done <-chan struct{}) {
-	_, fd, err := receive(f.daemon)
-	closeFD(fd)
+	if f.inside != nil {
+		if p, err := newPacketConn(f.daemon, true); err == nil && !relay(f.inside, p, f.lease.MTU) {
+			return
+		}
+	} else if _, fd, err := receive(f.daemon); err == nil {
+		closeFD(fd) // the daemon has nothing to say
+		return
+	}
 	select {
 	case <-done:
 	default:
-		if err != nil {
-			fmt.Fprintln(os.Stderr, "clawpatrol: the daemon that held the tunnel is gone: this run has no network any more")
-		}
+		fmt.Fprintln(os.Stderr, "clawpatrol: the daemon that held the tunnel is gone: this run has no network any more")
 	}
 }
 
@@ -219,7 +233,7 @@ func (f *front) pass(signals chan os.Signal, done <-chan struct{}) {
 func planFor(cfg Config, l *lease) (*plan, error) {
 	dir, err := os.Getwd()
 	if err != nil {
-		return nil, withHint(fmt.Errorf("finding the working directory: %w", err), "start from a directory that is there")
+		return nil, agent.WithHint(fmt.Errorf("finding the working directory: %w", err), "start from a directory that is there")
 	}
 	sockets, err := os.Open("/proc/net/unix")
 	if err != nil {

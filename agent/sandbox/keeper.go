@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/clawpatrol/clawpatrol/agent"
 )
 
 // keeperFD is the keeper's connection to the front.
@@ -79,16 +81,14 @@ func (k *keeper) run(args []string) (code int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	if m.Plan == nil {
+	if m.Plan == nil || m.Plan.Lease == nil {
 		return 0, errors.New("no plan for this run")
 	}
 	if err := m.Plan.apply(); err != nil {
 		return 0, err
 	}
-	if m.Plan.Lease != nil {
-		if err := k.connect(m.Plan.Lease); err != nil {
-			return 0, err
-		}
+	if err := k.connect(m.Plan.Lease); err != nil {
+		return 0, err
 	}
 	if m.Plan.Root {
 		if err := coverSettings(); err != nil {
@@ -160,7 +160,7 @@ func (k *keeper) start(args []string, dir string) error {
 	}
 	if err != nil {
 		if _, there := os.Stat(dir); there != nil {
-			return withHint(fmt.Errorf("starting the command in %s: %w", dir, there), "this directory is not shown inside: start from another")
+			return agent.WithHint(fmt.Errorf("starting the command in %s: %w", dir, there), "this directory is not shown inside: start from another")
 		}
 		return fmt.Errorf("starting the command: %w", err)
 	}

@@ -4,7 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"sync"
+
+	"github.com/clawpatrol/clawpatrol/agent"
 )
 
 // runBits is how many of the last bits of an address tell runs apart: a
@@ -15,6 +18,7 @@ const runBits = 4
 // same place in its IPv4 and its IPv6 range.
 type addressPool struct {
 	ranges []netip.Prefix // masked
+	kept   []netip.Addr   // of the host's, see keep
 
 	mu    sync.Mutex
 	used  [1 << runBits]bool
@@ -35,10 +39,37 @@ func newAddressPool(addresses []netip.Prefix) (*addressPool, error) {
 	return p, nil
 }
 
+// keep takes the places of these addresses for good: the host has them itself.
+func (p *addressPool) keep(own []netip.Prefix) {
+	for _, a := range own {
+		for place := range p.used {
+			if at(a.Masked(), place) == a.Addr() {
+				p.used[place] = true
+				p.kept = append(p.kept, a.Addr())
+			}
+		}
+	}
+}
+
+// at is one place's address in a range.
+func at(r netip.Prefix, place int) netip.Addr {
+	b := r.Addr().AsSlice()
+	b[len(b)-1] |= byte(place)
+	a, _ := netip.AddrFromSlice(b) // 4 or 16 bytes, as AsSlice made them
+	return a
+}
+
+// reserved reports whether an address is for runs, whether one has it or not.
+func (p *addressPool) reserved(a netip.Addr) bool {
+	return slices.ContainsFunc(p.ranges, func(r netip.Prefix) bool {
+		return r.Contains(a) && at(r, int(a.AsSlice()[a.BitLen()/8-1])&(len(p.used)-1)) == a
+	}) && !slices.Contains(p.kept, a)
+}
+
 // maxRuns is how many run at once with one registration.
 const maxRuns = 1<<runBits - 2
 
-var errFull = withHint(errors.New("no address is free"), fmt.Sprintf("a registration has room for %d runs at once: wait for one to end", maxRuns))
+var errFull = agent.WithHint(errors.New("no address is free"), fmt.Sprintf("a registration has room for %d runs at once: wait for one to end", maxRuns))
 
 // take returns the addresses of a free place, and what gives them back.
 func (p *addressPool) take() (addrs []netip.Addr, release func(), err error) {
@@ -51,10 +82,7 @@ func (p *addressPool) take() (addrs []netip.Addr, release func(), err error) {
 		}
 		p.used[place], p.after = true, place
 		for _, r := range p.ranges {
-			b := r.Addr().AsSlice()
-			b[len(b)-1] |= byte(place)
-			a, _ := netip.AddrFromSlice(b)
-			addrs = append(addrs, a)
+			addrs = append(addrs, at(r, place))
 		}
 		return addrs, sync.OnceFunc(func() {
 			p.mu.Lock()

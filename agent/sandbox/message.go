@@ -10,6 +10,8 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/clawpatrol/clawpatrol/agent"
 )
 
 // maxMessage bounds one message, in bytes. The largest is a plan.
@@ -19,7 +21,8 @@ const maxMessage = 128 << 10
 type lease struct {
 	Addresses []netip.Addr `json:"addresses"` // one of each family the tunnel carries
 	DNS       []netip.Addr `json:"dns"`
-	MTU       int          `json:"mtu"` // bytes
+	MTU       int          `json:"mtu"`             // bytes
+	Relay     bool         `json:"relay,omitempty"` // the packets go over the connection, see packetConn
 }
 
 // linkKind says what the descriptor of an interface is.
@@ -28,6 +31,7 @@ type linkKind string
 const (
 	linkTUN    linkKind = "tun"    // a TUN with IFF_VNET_HDR
 	linkPacket linkKind = "packet" // an AF_PACKET socket on the far end of a veth pair
+	linkRelay  linkKind = "relay"  // no descriptor: what follows on the connection are packets
 )
 
 // message is everything that front, daemon and keeper tell each other. Which
@@ -66,7 +70,7 @@ func (m message) err() error {
 
 // failure is err as a message.
 func failure(err error) message {
-	m := message{Error: err.Error(), Hint: hintOf(err), Code: codeFailed}
+	m := message{Error: err.Error(), Hint: agent.HintOf(err), Code: codeFailed}
 	if s := (*StartError)(nil); errors.As(err, &s) {
 		m.Code = s.Code
 	}
@@ -118,6 +122,28 @@ func receive(c *net.UnixConn) (m message, fd int, err error) {
 	return m, -1, nil
 }
 
+// maxRequest bounds what the host's daemon reads of a run that is not its own
+// user's, in bytes.
+const maxRequest = 1 << 10
+
+// receiveRequest is receive for whoever does not trust the sender: it takes no
+// descriptor. One that is received has to be closed, and that may take as long as
+// whoever made it wants (FUSE).
+func receiveRequest(c *net.UnixConn) (m message, err error) {
+	b := make([]byte, maxRequest+1)
+	n, err := c.Read(b)
+	if err != nil {
+		return m, err
+	}
+	if n > maxRequest {
+		return m, errors.New("a request that is too large")
+	}
+	if err := json.Unmarshal(b[:n], &m); err != nil {
+		return m, fmt.Errorf("reading a request: %w", err)
+	}
+	return m, nil
+}
+
 // maxDescriptors is SCM_MAX_FD of unix(7).
 const maxDescriptors = 253
 
@@ -140,6 +166,12 @@ func descriptors(oob []byte) (fds []int, err error) {
 		fds = append(fds, more...)
 	}
 	return fds, nil
+}
+
+func closeFD(fd int) {
+	if fd >= 0 {
+		_ = unix.Close(fd)
+	}
 }
 
 func closeAll(fds []int) {

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
 
 	"golang.zx2c4.com/wireguard/conn"
@@ -23,17 +24,22 @@ type link interface {
 const (
 	batchesPerLink = 2
 	batchRoom      = 128 // bytes
+
+	maxPacket = 1<<16 - 1 // bytes: RFC 791 section 3.1
 )
 
-// mux makes one tun.Device of the interfaces of all runs. What comes from a run
-// has that run's address, or goes nowhere; what goes to an address that no run
-// has goes nowhere either.
+// mux makes one tun.Device of the interfaces of all runs, and of the host's own
+// where there is one. What comes from a run has that run's address, or goes
+// nowhere; what comes from the host has none that is for runs. What goes to an
+// address that no run has goes to the host, or nowhere.
 type mux struct {
 	mtu    int
 	in     chan *batch
 	done   chan struct{}
-	events chan tun.Event
+	events chan tun.Event // nil: the host's are
 	once   sync.Once
+	host   *attached // nil: there is none
+	device tun.Device
 
 	mu    sync.RWMutex
 	links map[netip.Addr]*attached
@@ -45,11 +51,11 @@ type mux struct {
 var _ tun.Device = (*mux)(nil)
 
 type attached struct {
-	link  link
-	addrs []netip.Addr
-	free  chan *batch
-	once  sync.Once
-	gone  chan struct{}
+	link link
+	owns func(netip.Addr) bool // the sources that it may send from
+	free chan *batch
+	once sync.Once
+	gone chan struct{} // closed with the link
 }
 
 // batch is what one read of one link returned.
@@ -72,17 +78,37 @@ func newMux(mtu int) *mux {
 	return m
 }
 
-// attach connects a run's interface and returns what disconnects it and closes
-// it. Nobody else has these addresses.
-func (m *mux) attach(l link, addrs []netip.Addr) (detach func()) {
-	a := &attached{link: l, addrs: addrs, free: make(chan *batch, batchesPerLink), gone: make(chan struct{})}
+// newHostMux is newMux with the interface of a host besides, which it takes over.
+// Of the addresses that reserved reports, none is the host's.
+func newHostMux(host tun.Device, mtu int, reserved func(netip.Addr) bool) *mux {
+	m := newMux(mtu)
+	m.events, m.device = nil, host
+	// Whoever sets the interface's MTU higher loses no packet to that.
+	m.host = newAttached(host, func(src netip.Addr) bool { return !reserved(src) }, maxPacket)
+	go func() {
+		m.pump(m.host)
+		_ = m.Close() // without it there is no host to serve: WireGuard hears of it
+	}()
+	return m
+}
+
+func newAttached(l link, owns func(netip.Addr) bool, room int) *attached {
+	a := &attached{link: l, owns: owns, free: make(chan *batch, batchesPerLink), gone: make(chan struct{})}
 	for range batchesPerLink {
 		b := &batch{from: a, sizes: make([]int, conn.IdealBatchSize)}
 		for range conn.IdealBatchSize {
-			b.bufs = append(b.bufs, make([]byte, m.mtu+batchRoom))
+			b.bufs = append(b.bufs, make([]byte, room))
 		}
 		a.free <- b
 	}
+	return a
+}
+
+// attach connects a run's interface. It returns what disconnects it and closes
+// it, and a channel that is closed when it has ended by itself. Nobody else has
+// these addresses.
+func (m *mux) attach(l link, addrs []netip.Addr) (detach func(), gone <-chan struct{}) {
+	a := newAttached(l, func(src netip.Addr) bool { return slices.Contains(addrs, src) }, m.mtu+batchRoom)
 	m.mu.Lock()
 	for _, addr := range addrs {
 		m.links[addr] = a
@@ -100,7 +126,7 @@ func (m *mux) attach(l link, addrs []netip.Addr) (detach func()) {
 		m.mu.Unlock()
 		a.close()
 		pump.Wait()
-	}
+	}, a.gone
 }
 
 func (a *attached) close() {
@@ -110,9 +136,9 @@ func (a *attached) close() {
 	})
 }
 
-// pump reads a run's packets for Read until the link is closed. A packet that
-// the segmentation of wireguard-go cannot take costs the run its interface, and
-// nobody else anything (I16).
+// pump reads a link's packets for Read until it is closed. A packet that the
+// segmentation of wireguard-go cannot take costs a run its interface, and nobody
+// else anything (I16).
 func (m *mux) pump(a *attached) {
 	defer func() {
 		if recover() != nil {
@@ -150,13 +176,13 @@ func (m *mux) pump(a *attached) {
 	}
 }
 
-// keepOwn moves the packets that have this run's address to the front of b, and
+// keepOwn moves the packets whose source is this link's to the front of b, and
 // returns how many they are.
 func (a *attached) keepOwn(b *batch, n int) int {
 	kept := 0
 	for i := range n {
 		src, _, ok := addresses(b.bufs[i][:b.sizes[i]])
-		if !ok || !a.has(src) {
+		if !ok || !a.owns(src) {
 			continue
 		}
 		b.bufs[kept], b.bufs[i] = b.bufs[i], b.bufs[kept]
@@ -164,15 +190,6 @@ func (a *attached) keepOwn(b *batch, n int) int {
 		kept++
 	}
 	return kept
-}
-
-func (a *attached) has(addr netip.Addr) bool {
-	for _, own := range a.addrs {
-		if own == addr {
-			return true
-		}
-	}
-	return false
 }
 
 // addresses reads source and destination of an IP packet (RFC 791 section 3.1,
@@ -237,7 +254,9 @@ func (m *mux) Write(bufs [][]byte, offset int) (int, error) {
 	for i, b := range bufs {
 		var next *attached
 		if _, dst, ok := addresses(b[offset:]); ok {
-			next = m.links[dst]
+			if next = m.links[dst]; next == nil {
+				next = m.host
+			}
 		}
 		if next != to {
 			flush(i)
@@ -251,7 +270,12 @@ func (m *mux) Write(bufs [][]byte, offset int) (int, error) {
 func (m *mux) Close() error {
 	m.once.Do(func() {
 		close(m.done)
-		close(m.events)
+		if m.events != nil {
+			close(m.events)
+		}
+		if m.host != nil {
+			m.host.close()
+		}
 		m.mu.Lock()
 		defer m.mu.Unlock()
 		for _, a := range m.links {
@@ -261,8 +285,32 @@ func (m *mux) Close() error {
 	return nil
 }
 
-func (m *mux) MTU() (int, error)        { return m.mtu, nil }
-func (m *mux) Name() (string, error)    { return "runs", nil }
-func (m *mux) File() *os.File           { return nil }
-func (m *mux) Events() <-chan tun.Event { return m.events }
-func (m *mux) BatchSize() int           { return conn.IdealBatchSize }
+func (m *mux) MTU() (int, error) {
+	if m.device != nil {
+		return m.device.MTU()
+	}
+	return m.mtu, nil
+}
+
+func (m *mux) Name() (string, error) {
+	if m.device != nil {
+		return m.device.Name()
+	}
+	return "runs", nil
+}
+
+func (m *mux) File() *os.File {
+	if m.device != nil {
+		return m.device.File()
+	}
+	return nil
+}
+
+func (m *mux) Events() <-chan tun.Event {
+	if m.device != nil {
+		return m.device.Events()
+	}
+	return m.events
+}
+
+func (m *mux) BatchSize() int { return conn.IdealBatchSize }

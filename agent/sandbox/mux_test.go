@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"golang.zx2c4.com/wireguard/conn"
+
+	"github.com/clawpatrol/clawpatrol/agent"
 )
 
 // fakeLink is a run's interface: what is put into out, the run sends; what it
@@ -123,7 +125,7 @@ func TestMux_PacketsGoToTheRunThatHasTheAddress(t *testing.T) {
 	m := newMux(1420)
 	defer m.Close()
 	one, two := newFakeLink(), newFakeLink()
-	detach := m.attach(one, addrs("10.55.0.2", "fd55::2"))
+	detach, _ := m.attach(one, addrs("10.55.0.2", "fd55::2"))
 	m.attach(two, addrs("10.55.0.3", "fd55::3"))
 	var bufs [][]byte
 	for _, p := range [][]byte{
@@ -161,7 +163,7 @@ func TestI16_OneRunsPanicIsItsOwn(t *testing.T) {
 func TestMux_CloseEndsReadAndLinks(t *testing.T) {
 	m := newMux(1420)
 	l := newFakeLink()
-	detach := m.attach(l, addrs("10.55.0.2"))
+	detach, _ := m.attach(l, addrs("10.55.0.2"))
 	ended := make(chan error)
 	go func() {
 		_, err := m.Read(make([][]byte, conn.IdealBatchSize), make([]int, conn.IdealBatchSize), 16)
@@ -211,7 +213,7 @@ func TestAddressPool(t *testing.T) {
 		}
 		releases = append(releases, release)
 	}
-	if _, _, err := p.take(); !errors.Is(err, errFull) || hintOf(err) == "" {
+	if _, _, err := p.take(); !errors.Is(err, errFull) || agent.HintOf(err) == "" {
 		t.Fatal(err)
 	}
 	releases[3]()

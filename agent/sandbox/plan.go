@@ -13,12 +13,14 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/clawpatrol/clawpatrol/agent"
 )
 
 // plan is what the keeper does to its new namespaces. All paths are absolute and
 // have no symbolic links.
 type plan struct {
-	Lease *lease `json:"lease,omitempty"` // nil: the host's network, which leads through its tunnel
+	Lease *lease `json:"lease"`
 
 	Covers  []cover  `json:"covers"`
 	Keeps   []string `json:"keeps"`   // directories that are shown again where a cover hides them
@@ -179,21 +181,18 @@ func (p *plan) findSockets(r io.Reader, mounts mountTable) ([]string, error) {
 }
 
 // resolver makes the command ask the gateway's resolver, and nobody else for
-// hosts. Without a lease it asks whom the host asks.
+// hosts.
 func (p *plan) resolver(l *lease) error {
 	before, err := readWhole("/etc/resolv.conf")
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("reading resolv.conf: %w", err)
 	}
-	p.Resolv = string(before)
-	if l != nil {
-		p.Resolv = resolvConf(l.DNS, before)
-	}
+	p.Resolv = resolvConf(l.DNS, before)
 	if p.ResolvAt, err = followLinks("/etc/resolv.conf"); err != nil {
 		return fmt.Errorf("finding resolv.conf: %w", err)
 	}
 	if _, err := os.Lstat(p.ResolvAt); err != nil && !p.covered(p.ResolvAt) {
-		return withHint(fmt.Errorf("replacing resolv.conf: %w", err), "as root: touch /etc/resolv.conf; a file can only be mounted over one that is there")
+		return agent.WithHint(fmt.Errorf("replacing resolv.conf: %w", err), "as root: touch /etc/resolv.conf; a file can only be mounted over one that is there")
 	}
 	nss, err := readWhole("/etc/nsswitch.conf")
 	switch {

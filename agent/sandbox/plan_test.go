@@ -75,7 +75,7 @@ func TestPlan_CoversTheStateUnderAllItsNames(t *testing.T) {
 		"5 1 8:3 / " + dir + "/not\\040there rw - ext4 /dev/c rw",
 	}, "\n")
 	p, err := makePlan(surroundings{home: dir + "/home", dir: dir, unixSockets: strings.NewReader(""), mounts: strings.NewReader(mounts)},
-		map[string]string{filepath.Join(dir, "link/state"): state + "/public"}, nil)
+		map[string]string{filepath.Join(dir, "link/state"): state + "/public"}, new(lease))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -173,7 +173,7 @@ func TestExplain_NamesWhatTheHostForbids(t *testing.T) {
 		s    usernsSurroundings
 		want string
 	}{
-		{denied, usernsSurroundings{apparmor: "1", program: "/usr/local/bin/clawpatrol"}, "docs/agent-run.md for /usr/local/bin/clawpatrol to /etc/apparmor.d/clawpatrol"},
+		{denied, usernsSurroundings{apparmor: "1", program: "/usr/local/bin/clawpatrol"}, "profile clawpatrol /usr/local/bin/clawpatrol flags=(unconfined) {\n  userns,"},
 		{&StartError{1, errors.New("separating the mounts: permission denied"), ""}, usernsSurroundings{apparmor: "1"}, "/etc/apparmor.d/clawpatrol"},
 		{denied, usernsSurroundings{clone: "0"}, "unprivileged_userns_clone"},
 		{fmt.Errorf("x: %w", syscall.ENOSPC), usernsSurroundings{}, "max_user_namespaces"},
@@ -181,10 +181,10 @@ func TestExplain_NamesWhatTheHostForbids(t *testing.T) {
 		{denied, usernsSurroundings{}, "something on this host"},
 		{denied, usernsSurroundings{root: true, apparmor: "1"}, ""},
 		{errors.New("something else"), usernsSurroundings{apparmor: "1"}, ""},
-		{withHint(denied, "another"), usernsSurroundings{apparmor: "1"}, "another"},
+		{agent.WithHint(denied, "another"), usernsSurroundings{apparmor: "1"}, "another"},
 	} {
 		got := explain(c.err, c.s)
-		if hint := hintOf(got); !strings.Contains(hint, c.want) || (c.want == "") != (hint == "") {
+		if hint := agent.HintOf(got); !strings.Contains(hint, c.want) || (c.want == "") != (hint == "") {
 			t.Errorf("%v with %+v: hint %q, want %q", c.err, c.s, hint, c.want)
 		}
 		if got.Error() != c.err.Error() {
@@ -202,7 +202,7 @@ func TestAppArmorProfile_IsInTheDocs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !strings.Contains(string(doc), AppArmorProfile("/usr/local/bin/clawpatrol")) {
+	if !strings.Contains(string(doc), agent.AppArmorProfile("/usr/local/bin/clawpatrol")) {
 		t.Error("docs/agent-run.md shows another profile")
 	}
 }
@@ -223,7 +223,7 @@ func TestPlan_NoWorkingDirectoryShowsTheJoinCredential(t *testing.T) {
 	}
 	for _, dir := range []string{state, state + "/private"} {
 		p, err := makePlan(surroundings{home: "/root", dir: dir, unixSockets: strings.NewReader(""), mounts: strings.NewReader("")},
-			map[string]string{state: state + "/public"}, nil)
+			map[string]string{state: state + "/public"}, new(lease))
 		if err != nil {
 			t.Fatal(err)
 		}

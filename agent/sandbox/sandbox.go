@@ -11,6 +11,9 @@
 // it and with no capability, so that it can neither uncover nor reconfigure
 // anything.
 //
+// Where root has joined the host as a whole, the process that holds its tunnel is
+// the daemon. It takes no descriptor of a user's: the front moves the packets.
+//
 //	front ──starts──► keeper ──starts──► command
 //	  │  ◄─interface──┘ (namespaces)     (user and mount namespace of its own)
 //	  └──interface──► daemon ──UDP──► gateway
@@ -20,7 +23,6 @@
 package sandbox
 
 import (
-	"errors"
 	"fmt"
 
 	"golang.org/x/sys/unix"
@@ -32,7 +34,7 @@ import (
 type Config struct {
 	Agent   *agent.Agent // of the enrolment; made by agent.NewForRun, or agent.New with Host
 	State   string       // its state directory, absolute
-	Host    bool         // the host as a whole has joined: its routes are the way out
+	Host    bool         // it is the host's, which root has joined: who holds its tunnel is asked for a place
 	KeepEnv bool         // leave variables that look like secrets
 	Command []string     // at least one word
 }
@@ -73,30 +75,6 @@ func (e *StartError) Unwrap() error { return e.err }
 
 // Hint is what to do about it, or "".
 func (e *StartError) Hint() string { return e.hint }
-
-// hinted is an error with advice.
-type hinted struct {
-	error
-	hint string
-}
-
-func (h *hinted) Hint() string  { return h.hint }
-func (h *hinted) Unwrap() error { return h.error }
-
-func withHint(err error, hint string) error {
-	if err == nil || hint == "" {
-		return err
-	}
-	return &hinted{err, hint}
-}
-
-func hintOf(err error) string {
-	var h interface{ Hint() string }
-	if errors.As(err, &h) {
-		return h.Hint()
-	}
-	return ""
-}
 
 // checkStdio refuses a directory as standard input, output or error: through its
 // descriptor the command would reach below what is covered.

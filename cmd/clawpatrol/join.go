@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/clawpatrol/clawpatrol/agent"
+	"github.com/clawpatrol/clawpatrol/agent/sandbox"
 )
 
 func joinCommand() *cobra.Command {
@@ -47,6 +48,9 @@ What it changes on this host, leave undoes.`,
 			if req.Invite != "" && isToken(args[0]) {
 				return &hinted{errors.New("the token is given twice"), "--invite goes with a URL"}
 			}
+			if forRun && req.RunUsers != "" {
+				return &hinted{errors.New("--no-tunnel and --run-users exclude each other"), "the one is for this user alone, the other for the users of a host that joins as a whole"}
+			}
 			return nil
 		},
 		RunE: func(c *cobra.Command, args []string) error {
@@ -58,7 +62,10 @@ What it changes on this host, leave undoes.`,
 			if forRun {
 				return joinForRun(ctx, c, state, asJSON, req)
 			}
-			return agent.New(agent.Config{StateDir: state, Out: c.OutOrStdout(), JSON: asJSON}).Join(ctx, req)
+			if err := checkRunUsers(req.RunUsers, state); err != nil {
+				return err
+			}
+			return hostAgent(c, state, asJSON).Join(ctx, req)
 		},
 	}
 	f := c.Flags()
@@ -67,6 +74,7 @@ What it changes on this host, leave undoes.`,
 	f.StringVar(&req.Name, "name", "", "the name an operator sees (default: this host's)")
 	f.BoolVar(&req.Service, "service", false, "once approved, leave the tunnel to systemd")
 	f.BoolVar(&forRun, "no-tunnel", false, "enrol for clawpatrol run only: without root, below $XDG_STATE_HOME")
+	runUsersFlag(c, &req.RunUsers)
 	jsonFlag(c, &asJSON)
 	stateFlag(c, &state)
 	return c
@@ -121,6 +129,24 @@ func readToken(arg string, stdin io.Reader, stderr io.Writer) (string, error) {
 		return "", &hinted{errors.New("there is none"), "it is the line that clawpatrol invite printed"}
 	}
 	return token, nil
+}
+
+// hostAgent is the agent of a host that holds its tunnel itself.
+func hostAgent(c *cobra.Command, state string, asJSON bool) *agent.Agent {
+	return agent.New(agent.Config{StateDir: state, Out: c.OutOrStdout(), JSON: asJSON, Runs: sandbox.ServeHost})
+}
+
+// runUsersFlag is that of the commands that hold a tunnel.
+func runUsersFlag(c *cobra.Command, users *string) {
+	c.Flags().StringVar(users, "run-users", "", "who may clawpatrol run on this host's enrolment: a group, \"all\" or \"none\" (default: as it was, at first none)")
+}
+
+// checkRunUsers refuses users where run does not look for the enrolment.
+func checkRunUsers(users, state string) error {
+	if users != "" && state != agent.DefaultStateDir {
+		return &hinted{errors.New("--run-users goes with the default state directory only"), "clawpatrol run finds the host's enrolment in " + agent.DefaultStateDir}
+	}
+	return nil
 }
 
 // stateFlag is every agent host command's.

@@ -24,7 +24,8 @@ func runCommand() *cobra.Command {
 		Long: `Run CMD in namespaces of its own, without root: the only way out is the tunnel of
 this user's enrolment (clawpatrol join URL --no-tunnel), for DNS, TCP, UDP and
 ping alike. A dozen run at once. Where the host as a whole has joined and this
-user has not, the host's tunnel is the way out.
+user has not, it is the tunnel of the host's, if root has opened that to its users
+(clawpatrol join --run-users).
 
 CMD finds what clawpatrol env exports, and none of the variables that look like
 secrets. Its input, output, terminal and signals are the caller's, and its exit
@@ -73,8 +74,12 @@ func runConfig(state string) (sandbox.Config, error) {
 		return sandbox.Config{}, err
 	}
 	cfg := sandbox.Config{Agent: agent.NewForRun(agent.Config{StateDir: state}), State: state}
-	if _, err := os.Stat(cfg.Agent.PrivateDir()); !named && errors.Is(err, os.ErrNotExist) && agent.HostTunnel() {
-		cfg.Agent, cfg.State, cfg.Host = agent.New(agent.Config{}), agent.DefaultStateDir, true
+	if _, err := os.Stat(cfg.Agent.PrivateDir()); named || !errors.Is(err, os.ErrNotExist) {
+		return cfg, nil
+	}
+	host := agent.New(agent.Config{})
+	if _, err := host.Env(); err == nil {
+		cfg.Agent, cfg.State, cfg.Host = host, agent.DefaultStateDir, true
 	}
 	return cfg, nil
 }

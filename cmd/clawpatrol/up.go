@@ -2,13 +2,12 @@ package main
 
 import (
 	"github.com/spf13/cobra"
-
-	"github.com/clawpatrol/clawpatrol/agent"
 )
 
 func upCommand() *cobra.Command {
 	var (
 		state  string
+		users  string
 		asJSON bool
 	)
 	c := &cobra.Command{
@@ -22,9 +21,19 @@ a killed process left behind is repaired. It needs root.`,
 		RunE: func(c *cobra.Command, _ []string) error {
 			ctx, stop := holding(c.Context())
 			defer stop()
-			return agent.New(agent.Config{StateDir: state, Out: c.OutOrStdout(), JSON: asJSON}).Up(ctx)
+			a := hostAgent(c, state, asJSON)
+			if users != "" {
+				if err := checkRunUsers(users, state); err != nil {
+					return err
+				}
+				if err := a.AllowRuns(users); err != nil {
+					return err
+				}
+			}
+			return a.Up(ctx)
 		},
 	}
+	runUsersFlag(c, &users)
 	jsonFlag(c, &asJSON)
 	stateFlag(c, &state)
 	return c

@@ -17,18 +17,25 @@ const everything = `set -e
 	curl -sS -H "Authorization: Bearer $API_TOKEN" https://api.example.com/
 	echo all of it`
 
+// withoutTUN is inside on a host whose /dev/net/tun is of no use.
+func withoutTUN(t *testing.T, line string) result {
+	t.Helper()
+	run := "mount --bind /dev/null /dev/net/tun && exec setpriv --reuid " + userID + " --regid " + userID + " --clear-groups env -i -C " + userHome +
+		" HOME=" + userHome + " PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin clawpatrol run sh -c " + lab.Quote(line)
+	return finish(t, host.Command(t.Context(), "unshare", "-m", "sh", "-c", run))
+}
+
 // Without a usable /dev/net/tun a veth pair and a packet socket do.
 func TestRun_WithoutTUN(t *testing.T) {
-	line := "mount --bind /dev/null /dev/net/tun && exec setpriv --reuid " + userID + " --regid " + userID + " --clear-groups env -i -C " + userHome +
-		" HOME=" + userHome + " PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin clawpatrol run sh -c " + lab.Quote("ip -d link show clawpatrol0; "+everything)
-	r := finish(t, host.Command(t.Context(), "unshare", "-m", "sh", "-c", line)).ok(t)
+	r := withoutTUN(t, "ip -d link show clawpatrol0; "+everything).ok(t)
 	if !strings.Contains(r.out, "veth") || !strings.Contains(r.out, "all of it") || !strings.Contains(r.out, lab.PatternHash(3000000)) {
 		t.Fatalf("%+v", r)
 	}
-	// What could be sent on it by other means is still this run's only.
-	r = finish(t, host.Command(t.Context(), "unshare", "-m", "sh", "-c", strings.Replace(line, lab.Quote("ip -d link show clawpatrol0; "+everything), lab.Quote("probe socket 17 3 768"), 1)))
-	if r.code == 0 {
-		t.Fatal("a packet socket on the veth pair")
+	// What could be sent on it by other means is still this run's only: the filter
+	// refuses packet sockets, also where there is the privilege for one.
+	r = withoutTUN(t, began+"probe socket 2 2 0 && probe socket 17 3 768")
+	if r.code == 0 || !strings.HasPrefix(r.out, "the-run-began\n") || !strings.Contains(r.errs, "address family not supported") {
+		t.Fatalf("a packet socket on the veth pair: %+v", r)
 	}
 }
 
@@ -85,49 +92,4 @@ func TestRun_AsRoot(t *testing.T) {
 			t.Errorf("%+v", r)
 		}
 	})
-}
-
-// On a host that has joined as a whole, a user without an enrolment runs through
-// its tunnel: all but the network is separate.
-func TestRun_OnAJoinedHost(t *testing.T) {
-	joined, err := theLab.Join(t.Context(), theLab.Agents[1], gateway, "ci")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		if err := joined.Stop(); err != nil {
-			t.Error(err)
-		}
-	}()
-	run := func(line string) result {
-		return finish(t, as(t.Context(), joined.Host, userID, userHome, "clawpatrol", "run", "sh", "-c", line))
-	}
-	upstream.Forget()
-	r := run(`curl -sS -H "Authorization: Bearer $API_TOKEN" https://api.example.com/ && probe connect tcp 192.0.2.10:7008`).ok(t)
-	if got := upstream.Seen(); len(got) != 1 || got[0].Header.Get("Authorization") != "Bearer "+apiToken || !strings.Contains(r.out, lab.GatewayIPv4.String()) {
-		t.Fatalf("%+v; upstream saw %+v", r, got)
-	}
-	if r := run("ls /proc | grep -c '^[0-9]'; ls /run; cat /proc/self/status").ok(t); !strings.Contains(r.out, "NoNewPrivs:\t1") || !strings.Contains(r.out, "\nclawpatrol\n") {
-		t.Fatalf("%+v", r)
-	}
-	for _, line := range []string{"ls /var/lib/clawpatrol-agent/private", "umount /run", "ip addr add 10.9.9.9/32 dev lo", "probe ptrace 1"} {
-		if r := run(began + line); r.code == 0 || !strings.HasPrefix(r.out, "the-run-began\n") {
-			t.Errorf("it worked, or did not run: %s: %+v", line, r)
-		}
-	}
-	// Root's command there does not see the host's enrolment.
-	root := func(line string) result {
-		return finish(t, as(t.Context(), joined.Host, "0", "/root", "clawpatrol", "run", "sh", "-c", line))
-	}
-	root("probe echo tcp 192.0.2.10:7007 root-on-a-joined-host && test -r /var/lib/clawpatrol-agent/public/ca.pem").ok(t)
-	if r := root("ls /var/lib/clawpatrol-agent/private"); r.code == 0 {
-		t.Errorf("root saw %s", r.out)
-	}
-	// Down, there is no tunnel to run through, and nothing runs past it.
-	if err := joined.Stop(); err != nil {
-		t.Fatal(err)
-	}
-	if r := run("true"); r.code != 1 || !strings.Contains(r.errs, "hint: ") {
-		t.Errorf("without a tunnel: %+v", r)
-	}
 }
