@@ -66,6 +66,8 @@ func TestI14_CrossSiteRequestsAreRefused(t *testing.T) {
 		"/registrations/" + string(reg.ID) + "/block":   {"reason": {"x"}},
 		"/registrations/" + string(reg.ID) + "/revoke":  {},
 		"/credentials/bearer/github_token":              {"slot.secret": {"evil"}},
+		"/approvals/a_1":                                {"decision": {"allow"}},
+		"/host-keys/forget":                             {"endpoint": {"ssh.build"}, "host": {"h"}, "port": {"22"}},
 		"/logout":                                       {},
 		"/login":                                        {"password": {password}},
 	}

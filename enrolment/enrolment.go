@@ -23,7 +23,7 @@ import (
 
 // Limits of the protocol.
 const (
-	MaxBody   = 16 << 10         // bytes of any response body; requests are smaller
+	MaxBody   = 512 << 10        // bytes of any response body: of poll, with 1024 SSH hosts of 253 bytes; requests are smaller
 	MaxName   = 64               // bytes of a registration's name
 	MACWindow = 60 * time.Second // how far ts may be from the gateway's clock, either way
 

@@ -30,6 +30,9 @@ const (
 	retryPending = 2  // seconds until the next poll while someone may be about to approve
 	retrySettled = 15 // seconds otherwise
 
+	// maxKnownHosts bounds the lines of one answer to poll. Agent hosts know it.
+	maxKnownHosts = 1024
+
 	// blockedReason is all that a blocked agent host is told: whoever asks may be
 	// the one that it was blocked for.
 	blockedReason = "its operator knows why"
@@ -139,6 +142,7 @@ func (h *handler) claim(w http.ResponseWriter, r *http.Request) {
 		},
 		DNS:   texts(h.Registry.Resolvers()),
 		CAPEM: string(h.CAPEM),
+		SSHCA: h.SSHAuthority,
 		Env:   placeholders(h.Policy(), reg),
 	})
 }
@@ -153,7 +157,7 @@ func (h *handler) poll(w http.ResponseWriter, r *http.Request) {
 	resp := enrolment.PollResponse{
 		State:      string(reg.State),
 		Profiles:   append([]string{}, reg.Profiles...),
-		SSHHosts:   []string{},
+		SSHHosts:   h.knownHosts(reg),
 		Env:        placeholders(h.Policy(), reg),
 		RetryAfter: retrySettled,
 	}
@@ -218,6 +222,36 @@ func placeholders(p *policy.Policy, reg *registry.Registration) map[string]strin
 		}
 	}
 	return env
+}
+
+// knownHosts returns the lines of known_hosts for every SSH host that an approved
+// registration's profiles reach, in file order. Wildcards have none: a program
+// that needs such lines knows no patterns, and the CA covers the others.
+func (h *handler) knownHosts(reg *registry.Registration) []string {
+	lines := []string{}
+	p := h.Policy()
+	if reg.State != registry.Approved || p == nil || h.KnownHost == nil {
+		return lines
+	}
+	scope := p.Scope(reg.Profiles)
+	for _, e := range p.Endpoints {
+		if e.SSH == nil {
+			continue
+		}
+		for _, host := range e.Hosts {
+			m, ok := scope.Match(host.Name, host.Port) // a wildcard is no host, and matches nothing
+			if !ok || len(m.Credentials) == 0 {
+				continue
+			}
+			if len(lines) == maxKnownHosts {
+				return lines
+			}
+			if line := h.KnownHost(e.Ref(), host.Name, host.Port); line != "" {
+				lines = append(lines, line)
+			}
+		}
+	}
+	return lines
 }
 
 // interfaceAddresses are the agent's own: the first of each of its ranges, with

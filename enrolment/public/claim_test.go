@@ -2,6 +2,7 @@ package public_test
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/clawpatrol/clawpatrol/enrolment"
 	"github.com/clawpatrol/clawpatrol/enrolment/public"
+	"github.com/clawpatrol/clawpatrol/policy"
 	"github.com/clawpatrol/clawpatrol/registry"
 )
 
@@ -277,4 +279,100 @@ func TestProof_BodyIsCheckedAfterTheMAC(t *testing.T) {
 		h := a.authorization(enrolment.PathPoll, body, g.clock.Now())
 		refused(t, g.send("POST", enrolment.PathPoll, a.from, body, h), http.StatusBadRequest, "bad_request")
 	}
+}
+
+// An approved registration learns the host keys of the SSH endpoints that its
+// profiles reach, and of no others; a pending or blocked one learns none.
+func TestPoll_NamesTheSSHHostsInReach(t *testing.T) {
+	g := newGateway(t)
+	g.ssh = true
+	src := `
+gateway { public_url = "https://gw.example.com:8443" }
+endpoint "ssh" "build" {
+  hosts     = ["build.example.com", "git.example.com:2222", "*.wild.example.com"]
+  host_keys = "approve"
+}
+endpoint "ssh" "other" {
+  hosts     = ["other.example.com"]
+  host_keys = "approve"
+}
+endpoint "ssh" "many" {
+  hosts     = [` + manyHosts(1024) + `]
+  host_keys = "approve"
+}
+endpoint "https" "web" { hosts = ["web.example.com:22"] }
+credential "ssh_key" "build" {
+  endpoint = ssh.build
+  user     = "u"
+  wildcard = true
+}
+credential "ssh_key" "other" {
+  endpoint = ssh.other
+  user     = "u"
+}
+credential "ssh_key" "many" {
+  endpoint = ssh.many
+  user     = "u"
+}
+credential "bearer" "web" { endpoint = https.web }
+profile "ci"    { credentials = [ssh_key.build, bearer.web] }
+profile "other" { credentials = [ssh_key.other] }
+profile "many"  { credentials = [ssh_key.many, ssh_key.build] }
+`
+	p, diags := policy.Compile("gateway.hcl", []byte(src), policy.Options{})
+	if p == nil {
+		t.Fatal(diags)
+	}
+	g.policy = p
+	g.restart()
+	a := g.start("host", "192.0.2.1")
+	var claimed enrolment.ClaimResponse
+	read(t, a.post(enrolment.PathClaim, "192.0.2.1"), http.StatusOK, &claimed)
+	if claimed.SSHCA != "ssh-ed25519 AAAA" {
+		t.Errorf("the claim has the SSH CA %q", claimed.SSHCA)
+	}
+	if p := a.poll(); len(p.SSHHosts) != 0 {
+		t.Errorf("pending: %q", p.SSHHosts)
+	}
+	a.approve("ci")
+	if p := a.poll(); !slices.Equal(p.SSHHosts, []string{"ssh.build build.example.com 22", "ssh.build git.example.com 2222"}) {
+		t.Errorf("%q", p.SSHHosts)
+	}
+	for _, profiles := range [][]string{{"other"}, {"other", "gone"}} {
+		if err := g.db.SetProfiles(t.Context(), registry.ID(a.Registration), profiles); err != nil {
+			t.Fatal(err)
+		}
+		if p := a.poll(); !slices.Equal(p.SSHHosts, []string{"ssh.other other.example.com 22"}) {
+			t.Errorf("%q: %q", profiles, p.SSHHosts)
+		}
+	}
+	// An answer is never more than an agent host takes.
+	if err := g.db.SetProfiles(t.Context(), registry.ID(a.Registration), []string{"many"}); err != nil {
+		t.Fatal(err)
+	}
+	r := a.post(enrolment.PathPoll, "192.0.2.1")
+	body, err := io.ReadAll(r.Body)
+	if err != nil || len(body) > enrolment.MaxBody-1024*100 { // the keys themselves are not in it here
+		t.Errorf("an answer of %d bytes, %v", len(body), err)
+	}
+	var polled enrolment.PollResponse
+	if err := json.Unmarshal(body, &polled); err != nil || len(polled.SSHHosts) != 1024 || polled.SSHHosts[1] != "ssh.build git.example.com 2222" {
+		t.Errorf("%d lines, %v", len(polled.SSHHosts), err)
+	}
+	if err := g.db.Block(t.Context(), registry.ID(a.Registration), "x"); err != nil {
+		t.Fatal(err)
+	}
+	if p := a.poll(); len(p.SSHHosts) != 0 {
+		t.Errorf("blocked: %d lines", len(p.SSHHosts))
+	}
+}
+
+// manyHosts lists n hosts, as long as a policy's can be.
+func manyHosts(n int) string {
+	var b strings.Builder
+	label := strings.Repeat("a", 60)
+	for i := range n {
+		fmt.Fprintf(&b, "\"h%04d.%s.%s.%s.example.com\", ", i, label, label, label)
+	}
+	return b.String()
 }

@@ -43,6 +43,12 @@ type Config struct {
 	WireGuardEndpoint  string   // host:port that agent hosts dial
 	MTU                int      // bytes, inside the tunnel
 
+	// SSHAuthority is the gateway's SSH CA, "ssh-ed25519 AAAA…"; empty: it has none.
+	// KnownHost returns the line of known_hosts for a host of an endpoint; nil:
+	// there are none.
+	SSHAuthority string
+	KnownHost    func(endpointRef, host string, port uint16) string
+
 	Invites *invites.Office // nil: no invite is good
 
 	Now func() time.Time // nil: time.Now

@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"encoding/base64"
 	"encoding/json"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -82,6 +83,7 @@ type gateway struct {
 	log     *bytes.Buffer // what was logged, down to debug
 	dir     string        // the registry's
 	office  *invites.Office
+	ssh     bool // whether it has an SSH CA
 }
 
 func newGateway(t testing.TB) *gateway {
@@ -176,7 +178,7 @@ func (g *gateway) restart() {
 	if err != nil {
 		g.t.Fatal(err)
 	}
-	g.handler, err = public.New(public.Config{
+	cfg := public.Config{
 		Registry:           g.db,
 		Policy:             func() *policy.Policy { return g.policy },
 		Version:            "1.2.3",
@@ -188,8 +190,12 @@ func (g *gateway) restart() {
 		Invites:            g.office,
 		Now:                g.clock.Now,
 		Log:                g.logger(),
-	})
-	if err != nil {
+	}
+	if g.ssh {
+		cfg.SSHAuthority = "ssh-ed25519 AAAA"
+		cfg.KnownHost = func(ref, host string, port uint16) string { return fmt.Sprint(ref, " ", host, " ", port) }
+	}
+	if g.handler, err = public.New(cfg); err != nil {
 		g.t.Fatal(err)
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"sync"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -35,14 +36,21 @@ const (
 type SSH struct {
 	seed      secret.Secret
 	authority ssh.Signer
+
+	mu    sync.Mutex
+	hosts map[string]ssh.Signer // derived, by endpoint; at most maxSSHHostKeys
 }
+
+// maxSSHHostKeys bounds the host keys that are kept: a policy has a few, and
+// deriving one again costs some 20 us.
+const maxSSHHostKeys = 4096
 
 // NewSSH derives the CA from the registry's seed of 32 bytes.
 func NewSSH(seed secret.Secret) (*SSH, error) {
 	if len(seed.Reveal()) != sshSeedSize {
 		return nil, fmt.Errorf("deriving the SSH CA: a seed has %d bytes", sshSeedSize)
 	}
-	s := &SSH{seed: seed}
+	s := &SSH{seed: seed, hosts: make(map[string]ssh.Signer)}
 	var err error
 	if s.authority, err = s.derive(sshCALabel); err != nil {
 		return nil, fmt.Errorf("deriving the SSH CA: %w", err)
@@ -95,7 +103,20 @@ func (s *SSH) hostKey(endpointRef string) (ssh.Signer, error) {
 	if endpointRef == "" {
 		return nil, errors.New("no endpoint given")
 	}
-	return s.derive(sshHostLabel + endpointRef)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if key, ok := s.hosts[endpointRef]; ok {
+		return key, nil
+	}
+	key, err := s.derive(sshHostLabel + endpointRef)
+	if err != nil {
+		return nil, err
+	}
+	if len(s.hosts) >= maxSSHHostKeys {
+		clear(s.hosts)
+	}
+	s.hosts[endpointRef] = key
+	return key, nil
 }
 
 // Authority returns the CA's public key: "ssh-ed25519 AAAA…", without a line end.
