@@ -78,6 +78,7 @@ func (a *Agent) Doctor(ctx context.Context, hosts []string, report func(Check)) 
 	}
 	d.store()
 	d.bundle()
+	d.ssh(ctx)
 	d.tools(ctx, served)
 	if ctx.Err() != nil {
 		return fmt.Errorf("examining this host: %w", context.Cause(ctx))

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -191,8 +192,8 @@ func removeEmptyDir(path string) error {
 }
 
 // readKnownHosts reads a known_hosts file that may not be there, and says where
-// it is: at the end of any symbolic links. Only a regular file is opened, so that
-// none keeps the caller waiting.
+// it is: at the end of any symbolic links. Anything but a regular file is refused,
+// without waiting for it.
 func readKnownHosts(path string) (real string, now *fileBefore, err error) {
 	real, err = filepath.EvalSymlinks(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -209,11 +210,24 @@ func readKnownHosts(path string) (real string, now *fileBefore, err error) {
 		return "", nil, &fs.PathError{Op: "lstat", Path: real, Err: err}
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFREG {
-		return "", nil, fmt.Errorf("%s is not a file", real)
+		return "", nil, fmt.Errorf("%s is not a regular file", real)
+	}
+	f, err := os.OpenFile(real, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return "", nil, err
+	}
+	defer f.Close()
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return "", nil, &fs.PathError{Op: "fstat", Path: real, Err: err}
 	}
 	now = &fileBefore{Kind: "regular", Mode: fs.FileMode(st.Mode) & fs.ModePerm, UID: int(st.Uid), GID: int(st.Gid)}
-	now.Content, err = readAtMost(real, maxKnownHosts)
-	return real, now, err
+	if now.Content, err = io.ReadAll(io.LimitReader(f, maxKnownHosts+1)); err != nil {
+		return "", nil, err
+	}
+	if len(now.Content) > maxKnownHosts {
+		return "", nil, fmt.Errorf("%s is larger than %d bytes", real, maxKnownHosts)
+	}
+	return real, now, nil
 }
 
 // exchangeFile replaces a file whose mode and owner stay what they were.
