@@ -21,6 +21,7 @@ import (
 	"github.com/clawpatrol/clawpatrol/enrolment/public"
 	"github.com/clawpatrol/clawpatrol/policy"
 	"github.com/clawpatrol/clawpatrol/protocols/https"
+	"github.com/clawpatrol/clawpatrol/protocols/ssh"
 	"github.com/clawpatrol/clawpatrol/proxy"
 	"github.com/clawpatrol/clawpatrol/proxy/ca"
 	"github.com/clawpatrol/clawpatrol/proxy/dns"
@@ -53,6 +54,8 @@ type gateway struct {
 	dialer   *egress.Dialer
 	resolver *dns.Resolver
 	https    *https.Handler
+	sshKeys  *ca.SSH
+	ssh      *ssh.Handler
 	proxy    *proxy.Proxy
 	tunnel   *wireguard.Tunnel
 	peers    *proxy.Peers
@@ -127,12 +130,16 @@ func openGateway(ctx context.Context, file string, stdout io.Writer, log *slog.L
 	}
 	g.onClose(func() error { g.https.Close(); return nil })
 
+	if err := g.openSSH(ctx, pol.Gateway.StateDir); err != nil {
+		return nil, err
+	}
+
 	g.proxy, err = proxy.New(proxy.Config{
 		Registry: g.db,
 		Policy:   pol,
 		Dialer:   g.dialer,
 		Resolver: g.resolver,
-		Handlers: map[string]proxy.Handler{"https": g.https},
+		Handlers: map[string]proxy.Handler{"https": g.https, "ssh": g.ssh},
 		Log:      log,
 	})
 	if err != nil {
@@ -201,6 +208,8 @@ func (g *gateway) openPublic(ctx context.Context, pol *policy.Policy) (boundServ
 		WireGuardPublicKey: g.tunnel.PublicKey(),
 		WireGuardEndpoint:  pol.WireGuard.Endpoint,
 		MTU:                tunnelMTU,
+		SSHAuthority:       g.sshKeys.Authority(),
+		KnownHost:          g.sshKeys.KnownHost,
 		Invites:            g.invites,
 		Log:                g.log,
 	})
