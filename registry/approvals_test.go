@@ -357,6 +357,32 @@ func TestHostKeys_AreOfOneEndpointHostAndPort(t *testing.T) {
 	}
 }
 
+// Who takes the dashboard back from an attacker takes back what that one accepted.
+func TestHostKeys_GoWithAllApprovals(t *testing.T) {
+	dir := stateDir(t)
+	db, err := registry.Open(t.Context(), config(dir, nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := hold(t, db, t.Context(), hostKeyRequest(approved(t, db).ID, "key"), 1)
+	if err := db.Decide(t.Context(), pending(t, db, 1)[0].ID, true, "", ""); err != nil {
+		t.Fatal(err)
+	}
+	result(t, c)
+	if err := db.UnapproveAll(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if len(db.AcceptedHostKeys()) != 0 {
+		t.Error("the key is still accepted")
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if len(openIn(t, dir, nil).AcceptedHostKeys()) != 0 {
+		t.Error("the key is still accepted after a restart")
+	}
+}
+
 // Closing lets everyone go.
 func TestHold_EndsWithTheRegistry(t *testing.T) {
 	db, err := registry.Open(t.Context(), config(stateDir(t), nil))

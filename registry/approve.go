@@ -175,7 +175,8 @@ func (db *DB) Revoke(ctx context.Context, id ID) error {
 
 // UnapproveAll puts every approved or blocked registration back to pending
 // (--reset-dashboard-password). They keep pins and profiles, and do not expire.
-// Approvals given in advance go the same way: every invite is void.
+// Approvals given in advance go the same way, every invite is void; and so do the
+// host keys that operators accepted.
 func (db *DB) UnapproveAll(ctx context.Context) error {
 	err := db.amend(ctx, func(s *Snapshot, now time.Time) (amendment, error) {
 		var a amendment
@@ -189,9 +190,17 @@ func (db *DB) UnapproveAll(ctx context.Context) error {
 			next.BlockedReason, next.BlockedAt, next.Seen = "", time.Time{}, Pin{}
 			a.put = append(a.put, &next)
 		}
-		a.first = func(ctx context.Context, tx *sql.Tx) error { return voidInvites(ctx, tx, now) }
+		a.first = func(ctx context.Context, tx *sql.Tx) error {
+			if err := forgetHostKeys(ctx, tx); err != nil {
+				return err
+			}
+			return voidInvites(ctx, tx, now)
+		}
 		return a, nil
 	})
+	if err == nil {
+		err = db.rereadHostKeys(ctx)
+	}
 	if err != nil {
 		return fmt.Errorf("withdrawing all approvals: %w", err)
 	}

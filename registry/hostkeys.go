@@ -121,6 +121,22 @@ func storeHostKey(ctx context.Context, tx *sql.Tx, k HostKey) error {
 	return err
 }
 
+// forgetHostKeys undoes every acceptance.
+func forgetHostKeys(ctx context.Context, tx *sql.Tx) error {
+	_, err := tx.ExecContext(ctx, "DELETE FROM host_keys")
+	return err
+}
+
+// rereadHostKeys makes memory what the disk has.
+func (db *DB) rereadHostKeys(ctx context.Context) error {
+	end, err := db.begin(context.WithoutCancel(ctx))
+	if err != nil {
+		return err
+	}
+	defer end()
+	return db.loadHostKeys(context.WithoutCancel(ctx))
+}
+
 func (db *DB) loadHostKeys(ctx context.Context) error {
 	rows, err := db.write.QueryContext(ctx, "SELECT endpoint, host, port, key, approval, accepted_at FROM host_keys")
 	if err != nil {

@@ -65,8 +65,8 @@ stops accepting, lets running actions end, and exits.`,
 	}
 	f := c.Flags()
 	f.StringVar(&setPassword, "set-dashboard-password", "", "set the dashboard's root password and exit; \"-\" reads it from standard input")
-	f.BoolVar(&resetPassword, "reset-dashboard-password", false, "remove the root password, end all sessions, put registrations back to pending, print a one-time set-up code")
-	f.BoolVar(&keepApprovals, "keep-approvals", false, "with --reset-dashboard-password: leave the registrations as they are")
+	f.BoolVar(&resetPassword, "reset-dashboard-password", false, "remove the root password, end all sessions, put registrations back to pending, forget accepted host keys, print a one-time set-up code")
+	f.BoolVar(&keepApprovals, "keep-approvals", false, "with --reset-dashboard-password: leave registrations and accepted host keys as they are")
 	f.BoolVar(&jsonLog, "json", false, "log in JSON")
 	f.BoolVar(&debug, "debug", false, "log more")
 	c.MarkFlagsMutuallyExclusive("set-dashboard-password", "reset-dashboard-password")
@@ -166,7 +166,7 @@ func resetDashboardPassword(ctx context.Context, file string, keepApprovals bool
 	}
 	fmt.Fprintf(stdout, "dashboard password removed; all sessions ended\nset-up code: %s\n", code)
 	if !keepApprovals {
-		fmt.Fprintln(stdout, "every registration is pending again")
+		fmt.Fprintln(stdout, "every registration is pending again; accepted SSH host keys are forgotten")
 	}
 	return nil
 }
