@@ -70,7 +70,7 @@ func serveSSH(t *testing.T, addr string, keys ...ssh.Signer) {
 					}
 					for r := range requests {
 						_ = r.Reply(true, nil)
-						if r.Type == "exec" {
+						if r.Type == "exec" || r.Type == "subsystem" {
 							_, _ = io.WriteString(ch, "hello")
 							_, _ = ch.SendRequest("exit-status", false, ssh.Marshal(struct{ Status uint32 }{0}))
 							ch.Close()
@@ -199,5 +199,54 @@ func TestSSHHosts_OpenSSHAndGoAcceptTheGateway(t *testing.T) {
 				t.Errorf("Go did not get as far as the keys: %v", err)
 			}
 		})
+	}
+}
+
+// libssh2 knows no authority, reads the user's file only, and takes the first key
+// of a host that it finds there: what trust --ssh writes makes it accept the
+// gateway, also above keys that were stored before.
+func TestTrustSSH_LibSSH2AcceptsTheGateway(t *testing.T) {
+	nameHosts(t, "build.example.com", "git.example.com")
+	authority, build, git, other := testSSHKey("authority"), testSSHKey("build"), testSSHKey("git"), testSSHKey("other")
+	serveSSH(t, "127.0.0.1:22", build, certify(t, authority, build, "build.example.com"))
+	serveSSH(t, "127.0.0.1:2222", git, certify(t, authority, git, "git.example.com"))
+	stored := "build.example.com ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAAAgQC7\n" +
+		"[git.example.com]:2222 " + marshalKey(other.PublicKey()) + "\n"
+	a := New(Config{StateDir: t.TempDir()})
+	k, _ := checkSSHHosts(testSSHCA, testSSHHosts)
+	if err := os.MkdirAll(a.paths.public(), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.writeSSHHosts(k); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(a.paths.env(), []byte("{}"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		before string
+		trust  bool
+		good   bool
+	}{{"", false, false}, {stored, false, false}, {"", true, true}, {stored, true, true}} {
+		home := t.TempDir()
+		t.Setenv("HOME", home)
+		if err := os.MkdirAll(filepath.Join(home, ".ssh"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(home, userKnownHosts), []byte(c.before), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if c.trust {
+			if _, _, err := a.TrustSSH(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, url := range []string{"sftp://build.example.com/", "sftp://git.example.com:2222/"} {
+			out, _ := exec.CommandContext(t.Context(), "curl", "-sS", "--max-time", "20", "-u", "agent:any", url).CombinedOutput()
+			// The server has no files: getting that far is what there is to see.
+			if got := strings.Contains(string(out), "sftp session"); got != c.good {
+				t.Errorf("%s, stored %q, with trust: %v: %s", url, c.before, c.trust, out)
+			}
+		}
 	}
 }
