@@ -86,6 +86,7 @@ var (
 )
 
 func TestDoctor_AllIsWellAfterJoin(t *testing.T) {
+	t.Parallel() // it changes nothing in the shared world
 	for _, args := range [][]string{nil, {"api.example.com"}} {
 		r, results := doctor(t.Context(), t, agent.Host, "DOCTOR", args...)
 		want := append(append([]string{}, hostChecks...), toolChecks...)
@@ -105,6 +106,7 @@ func TestDoctor_AllIsWellAfterJoin(t *testing.T) {
 
 // An ordinary user of the host is told less, but not the wrong thing.
 func TestDoctor_WithoutRoot(t *testing.T) {
+	t.Parallel() // it changes nothing in the shared world
 	const line = "setpriv --reuid=65534 --regid=65534 --clear-groups env PATH=/usr/local/bin:/usr/bin:/bin HOME=/nonexistent DOCTOR"
 	for _, args := range [][]string{nil, {"api.example.com"}} {
 		r, results := doctor(t.Context(), t, agent.Host, line, args...)

@@ -117,6 +117,7 @@ func TestElse_QUICToEndpointHostsIsRefused(t *testing.T) {
 }
 
 func TestElse_EchoAnswersOnlyWhereSomebodyIs(t *testing.T) {
+	t.Parallel() // it changes nothing in the shared world
 	for _, target := range []string{"192.0.2.10", "2001:db8:c::10"} {
 		if out, err := agent.Run(t.Context(), "ping", "-c1", "-W5", target); err != nil {
 			t.Errorf("%s: %v %s", target, err, out)

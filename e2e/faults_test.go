@@ -11,6 +11,7 @@ import (
 // What an operator gets wrong is told in one clear sentence and a hint, with
 // exit status 1.
 func TestFaults_GatewayStart(t *testing.T) {
+	t.Parallel() // it changes nothing in the shared world
 	h := theLab.Gateway
 	const good = `
 gateway {

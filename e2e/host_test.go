@@ -15,7 +15,7 @@ import (
 func state(t *testing.T, h *lab.Host) string {
 	t.Helper()
 	out, err := h.Run(t.Context(), "sh", "-c", `
-		ip rule; ip -6 rule; ip route show table all | grep -v cache; ip -6 route show table all | grep -v -e cache -e expires -e 'local fe80'; ip -br link | awk '{print $1}'
+		ip rule; ip -6 rule; ip -4 route show table all | grep -v cache; ip -6 route show table all | grep -v -e cache -e expires -e 'local fe80'; ip -br link | awk '{print $1}'
 		cat /etc/resolv.conf; ls -l /etc/resolv.conf | cut -c1-10; ls /usr/local/share/ca-certificates; md5sum /etc/ssl/certs/ca-certificates.crt; ls /etc/ssl/certs
 		! command -v keytool >/dev/null || keytool -list -cacerts -storepass changeit 2>/dev/null | grep -c trustedCertEntry
 		sysctl -a 2>/dev/null | grep -E 'net.ipv[46].conf.(all|default|eth0|lo).(rp_filter|src_valid_mark|disable_ipv6)'`)

@@ -69,7 +69,7 @@ func New(ctx context.Context, cfg Config) (_ *Lab, err error) {
 			err = errors.Join(err, l.Close())
 		}
 	}()
-	if l.PKI, err = NewPKI(); err != nil {
+	if l.PKI, err = publicPKI(); err != nil {
 		return nil, err
 	}
 	if l.World, err = l.newHost(ctx, "world"); err != nil {

@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -9,8 +10,10 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"fmt"
 	"math/big"
 	"net"
+	"sync"
 	"time"
 )
 
@@ -20,7 +23,14 @@ type PKI struct {
 	PEM  []byte
 	cert *x509.Certificate
 	key  *ecdsa.PrivateKey
+
+	mu    sync.Mutex
+	store []byte // a host's trust store, as tar; guarded by mu
 }
+
+// publicPKI is the one of all labs of this process: what hosts trust is made
+// once.
+var publicPKI = sync.OnceValues(NewPKI)
 
 // NewPKI makes a new authority.
 func NewPKI() (*PKI, error) {
@@ -99,21 +109,39 @@ func (p *PKI) Certificate(names ...string) (tls.Certificate, error) {
 // in order.
 func (p *PKI) Trust(ctx context.Context, hosts ...*Host) error {
 	const dir, selection = "/usr/local/share/ca-certificates", "/etc/ca-certificates.conf"
-	for i, h := range hosts {
+	for _, h := range hosts {
 		if err := h.Script(ctx, "mkdir -p "+dir); err != nil {
 			return err
 		}
 		if err := h.WriteFile(dir+"/lab-public-ca.crt", string(p.PEM), 0o644); err != nil {
 			return err
 		}
-		// They are the same on all hosts.
-		script := "rm -rf /etc/ssl/certs && cp -a " + Quote(hosts[0].Path("/etc/ssl/certs")) + " /etc/ssl/"
-		if i == 0 {
-			script = "update-ca-certificates --fresh >/dev/null 2>&1"
-		}
-		if err := h.Script(ctx, "awk '!/^[^#]/ || ++n <= 10' "+selection+" >/run/selection && cp /run/selection "+selection+"; "+script); err != nil {
+		if err := h.Script(ctx, "awk '!/^[^#]/ || ++n <= 10' "+selection+" >/run/selection && cp /run/selection "+selection); err != nil {
 			return err
 		}
+		if err := p.fillStore(ctx, h); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// fillStore makes the first host's store, and copies it to the others.
+func (p *PKI) fillStore(ctx context.Context, h *Host) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.store == nil {
+		if err := h.Script(ctx, "update-ca-certificates --fresh >/dev/null 2>&1"); err != nil {
+			return err
+		}
+		store, err := h.Run(ctx, "tar", "-C", "/etc/ssl", "-c", "certs")
+		p.store = []byte(store)
+		return err
+	}
+	cmd := h.Command(ctx, "sh", "-ec", "rm -rf /etc/ssl/certs; tar -C /etc/ssl -x")
+	cmd.Stdin = bytes.NewReader(p.store)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%s: filling the trust store: %w: %s", h.Name, err, out)
 	}
 	return nil
 }
