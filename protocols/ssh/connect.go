@@ -174,6 +174,9 @@ func (c *conversation) attempt(h hop, through *link, auth *authentication) (*lin
 		_ = cc.Close()
 		err = ctx.Err()
 	}
+	if text := banner.String(); text != "" {
+		c.notify(text)
+	}
 	switch {
 	case check.failure() != nil:
 		return nil, check.failure()
@@ -182,9 +185,6 @@ func (c *conversation) attempt(h hop, through *link, auth *authentication) (*lin
 	case !auth.used:
 		_ = cc.Close()
 		return nil, errUnasked // I21
-	}
-	if text := banner.String(); text != "" {
-		c.notify(text)
 	}
 	return &link{hop: h, conn: cc, channels: channels, requests: requests, user: auth.user, scrub: auth.scrub, through: through}, nil
 }

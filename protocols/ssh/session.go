@@ -51,6 +51,7 @@ type session struct {
 
 	running atomic.Pointer[execution] // the exec, shell or subsystem; a session has one
 	hungUp  atomic.Bool               // the agent closed the channel
+	over    chan struct{}             // closed when the agent's channel has been
 	in, out atomic.Int64              // bytes from and to the agent
 }
 
@@ -80,7 +81,7 @@ func (c *conversation) serveSession(opened xssh.NewChannel) {
 		drain(upRequests)
 		return
 	}
-	s := &session{c: c, agent: &agentChannel{Channel: agent}, up: up}
+	s := &session{c: c, agent: &agentChannel{Channel: agent}, up: up, over: make(chan struct{})}
 	var both sync.WaitGroup
 	both.Go(func() {
 		defer c.contain()
@@ -259,8 +260,15 @@ func (s *session) relayOutput(x *execution, main func()) {
 	})
 	s.c.run(func() {
 		streams.Wait()
-		_ = s.agent.CloseWrite()
 		close(x.outputs)
+		// Nothing can be said any more once the end has been sent, and the end of
+		// output may be that of the whole connection.
+		select {
+		case <-s.over:
+		case <-s.c.lost:
+		case <-time.After(lossPatience):
+			_ = s.agent.CloseWrite()
+		}
 	})
 }
 
@@ -300,6 +308,7 @@ func (s *session) followUpstream(requests <-chan *xssh.Request) {
 		x.grant.Finish(actionResult(status, s.in.Load(), s.out.Load()))
 		x.finishRecording(status)
 	}
+	close(s.over)
 	_ = s.agent.CloseWrite()
 	_ = s.agent.Close()
 }

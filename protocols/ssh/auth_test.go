@@ -1,0 +1,422 @@
+package ssh_test
+
+import (
+	"crypto/rand"
+	"crypto/rsa"
+	"encoding/pem"
+	"errors"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	xssh "golang.org/x/crypto/ssh"
+
+	"github.com/clawpatrol/clawpatrol/proxy/ca"
+	"github.com/clawpatrol/clawpatrol/secret"
+)
+
+const passwordText = "correct-Horse/battery 42"
+
+func runCommand(name string, args ...string) (string, error) {
+	out, err := exec.Command(name, args...).CombinedOutput()
+	return string(out), err
+}
+
+// withPassword starts an upstream and a gateway with a password for it.
+func withPassword(t testing.TB, change func(*upstream)) (*lab, *upstream) {
+	t.Helper()
+	u := newUpstream(t, "", nil, password("deploy", passwordText), change)
+	l := newLab(t, u.policy("ssh_password"))
+	l.SetSecret("ssh_password.deploy", "password", passwordText)
+	l.Approve("a", "ci")
+	return l, u
+}
+
+func TestAuth_WhateverAnAgentOffersIsAcceptedUnseen(t *testing.T) {
+	l, _, _ := pair(t, nil)
+	offers := map[string][]xssh.AuthMethod{
+		"nothing":              nil,
+		"a key":                {xssh.PublicKeys(newKey(t))},
+		"a password":           {xssh.Password("what the agent types")},
+		"keyboard-interactive": {xssh.KeyboardInteractive(func(string, string, []string, []bool) ([]string, error) { return nil, errors.New("asked") })},
+	}
+	for name, methods := range offers {
+		config := l.config("whoever")
+		config.Auth = methods
+		if _, told, err := l.try(l.id(), host, config); err != nil {
+			t.Errorf("%s: %v %s", name, err, told)
+		}
+	}
+	if strings.Contains(l.said.String()+l.Log(), "what the agent types") {
+		t.Error("the agent's password was logged")
+	}
+}
+
+func TestAuth_TheCredentialLetsIn(t *testing.T) {
+	plain, plainPEM := newKeyPEM(t, "")
+	sealed, sealedPEM := newKeyPEM(t, "opens it")
+	authority := newKey(t)
+	private, err := rsa.GenerateKey(rand.Reader, 2048)
+	must(t, err)
+	rsaKey, err := xssh.NewSignerFromKey(private)
+	must(t, err)
+	block, err := xssh.MarshalPrivateKey(private, "")
+	must(t, err)
+	cert := &xssh.Certificate{Key: plain.PublicKey(), CertType: xssh.UserCert, ValidPrincipals: []string{"deploy"}, ValidBefore: xssh.CertTimeInfinity}
+	must(t, cert.SignCert(rand.Reader, authority))
+	algorithm := ""
+	for name, tc := range map[string]struct {
+		accepts func(*upstream)
+		slots   map[string]string
+		says    string // "": it lets in
+		kind    string
+	}{
+		"a key":             {nil, map[string]string{"private_key": plainPEM}, "", xssh.KeyAlgoED25519},
+		"a passphrase":      {func(u *upstream) { allow(u, sealed.PublicKey()) }, map[string]string{"private_key": sealedPEM, "passphrase": "opens it"}, "", xssh.KeyAlgoED25519},
+		"a wrong one":       {func(u *upstream) { allow(u, sealed.PublicKey()) }, map[string]string{"private_key": sealedPEM, "passphrase": "does not"}, "is not a key that can be used", ""},
+		"none":              {func(u *upstream) { allow(u, sealed.PublicKey()) }, map[string]string{"private_key": sealedPEM}, "is not a key that can be used", ""},
+		"RSA":               {func(u *upstream) { allow(u, rsaKey.PublicKey()) }, map[string]string{"private_key": string(pem.EncodeToMemory(block))}, "", xssh.KeyAlgoRSASHA512},
+		"a certificate":     {func(u *upstream) { allow(u, cert) }, map[string]string{"private_key": plainPEM, "certificate": line(cert)}, "", xssh.KeyAlgoED25519},
+		"a key not wanted":  {func(u *upstream) { allow(u, sealed.PublicKey()) }, map[string]string{"private_key": plainPEM}, "it did not accept the credential for deploy", ""},
+		"what is no key":    {nil, map[string]string{"private_key": "SECRET nonsense"}, "is not a key that can be used", ""},
+		"one without a key": {nil, map[string]string{"passphrase": "x"}, "has no private_key set", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			algorithm = ""
+			u := newUpstream(t, "deploy", plain.PublicKey(), func(u *upstream) {
+				if tc.accepts != nil {
+					tc.accepts(u)
+				}
+				u.config.VerifiedPublicKeyCallback = func(_ xssh.ConnMetadata, _ xssh.PublicKey, p *xssh.Permissions, a string) (*xssh.Permissions, error) {
+					algorithm = a
+					return p, nil
+				}
+			})
+			l := newLab(t, u.policy("ssh_key"))
+			slots := make(map[string]secret.Secret)
+			for slot, value := range tc.slots {
+				slots[slot] = secret.New([]byte(value))
+			}
+			must(t, l.DB.SetCredential(t.Context(), "ssh_key.deploy", slots))
+			client, told, err := l.try(l.Approve("a", "ci"), host, l.config("x"))
+			if tc.says == "" {
+				must(t, err)
+				if _, _, err := output(t, client, "echo in"); err != nil || algorithm != tc.kind {
+					t.Errorf("%v, signed by %s", err, algorithm)
+				}
+				return
+			}
+			if err == nil || !strings.Contains(told, tc.says) {
+				t.Errorf("%v, told %q", err, told)
+			}
+			for _, value := range tc.slots {
+				if strings.Contains(told+l.said.String()+l.Log(), value) {
+					t.Error("the secret was shown")
+				}
+			}
+		})
+	}
+}
+
+// allow lets deploy in with key.
+func allow(u *upstream, key xssh.PublicKey) {
+	u.config.PublicKeyCallback = func(m xssh.ConnMetadata, k xssh.PublicKey) (*xssh.Permissions, error) {
+		if m.User() == "deploy" && string(k.Marshal()) == string(key.Marshal()) {
+			return nil, nil
+		}
+		return nil, errors.New("no")
+	}
+}
+
+func TestAuth_PasswordsAreAnsweredToOneQuestion(t *testing.T) {
+	ask := func(questions []string, shown []bool) func(*upstream) {
+		return func(u *upstream) {
+			u.config.PasswordCallback = nil
+			u.config.KeyboardInteractiveCallback = func(m xssh.ConnMetadata, client xssh.KeyboardInteractiveChallenge) (*xssh.Permissions, error) {
+				answers, err := client("", "SECRET words", questions, shown)
+				if err != nil || len(answers) != 1 || answers[0] != passwordText {
+					return nil, errors.New("no")
+				}
+				return nil, nil
+			}
+		}
+	}
+	for name, tc := range map[string]struct {
+		change func(*upstream)
+		ok     bool
+	}{
+		"password":       {nil, true},
+		"one question":   {ask([]string{"Password: "}, []bool{false}), true},
+		"a shown answer": {ask([]string{"Your name: "}, []bool{true}), false},
+		"two questions":  {ask([]string{"Password: ", "Code: "}, []bool{false, false}), false},
+		"no question":    {ask(nil, nil), false},
+		"the same once more": {func(u *upstream) {
+			u.config.PasswordCallback = nil
+			u.config.KeyboardInteractiveCallback = func(m xssh.ConnMetadata, client xssh.KeyboardInteractiveChallenge) (*xssh.Permissions, error) {
+				for range 2 {
+					if _, err := client("", "", []string{"Password: "}, []bool{false}); err != nil {
+						return nil, err
+					}
+				}
+				return nil, nil
+			}
+		}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l, _ := withPassword(t, func(u *upstream) {
+				if tc.change != nil {
+					tc.change(u)
+				}
+			})
+			_, told, err := l.try(l.id(), host, l.config("x"))
+			if (err == nil) != tc.ok || strings.Contains(told, "SECRET") {
+				t.Errorf("%v, told %q", err, told)
+			}
+		})
+	}
+}
+
+func TestAuth_TheAgentsNameChooses(t *testing.T) {
+	key, private := newKeyPEM(t, "")
+	var user string
+	u := newUpstream(t, "", nil, func(u *upstream) {
+		u.config.PublicKeyCallback = func(m xssh.ConnMetadata, k xssh.PublicKey) (*xssh.Permissions, error) {
+			if user = m.User(); string(k.Marshal()) != string(key.PublicKey().Marshal()) {
+				return nil, errors.New("no")
+			}
+			return nil, nil
+		}
+	})
+	l := newLab(t, endpoint("build", host, u.address, u.host.PublicKey())+`
+		credential "ssh_key" "one" {
+			endpoint = ssh.build
+			user = "git"
+		}
+		credential "ssh_key" "list" {
+			endpoint = ssh.build
+			users = ["deploy", "admin"]
+		}
+		credential "ssh_key" "two" {
+			endpoint = ssh.build
+			user = "git"
+		}
+		profile "one" { credentials = [ssh_key.one] }
+		profile "list" { credentials = [ssh_key.list] }
+		profile "all" { credentials = [ssh_key.one, ssh_key.list, ssh_key.two] }`)
+	for _, name := range []string{"one", "two", "list"} {
+		l.SetSecret("ssh_key."+name, "private_key", private)
+	}
+	for _, tc := range []struct{ profile, login, user, credential, says string }{
+		{"one", "whoever", "git", "ssh_key.one", ""},
+		{"list", "admin", "admin", "ssh_key.list", ""},
+		{"list", "root", "", "", "no credential here is for the user root; there is deploy, admin"},
+		{"all", "deploy", "deploy", "ssh_key.list", ""},
+		{"all", "clawpatrol-two", "git", "ssh_key.two", ""},
+		{"all", "git", "", "", "no credential here is for the user git; there is clawpatrol-one, deploy, admin, clawpatrol-two"},
+		{"all", "clawpatrol-list", "", "", "no credential here is for the user clawpatrol-list"},
+		{"all", strings.Repeat("x", 300), "", "", "a user name has at most 256 bytes"},
+	} {
+		user = ""
+		id := l.Approve(tc.profile, tc.profile)
+		_, told, err := l.try(id, host, l.config(tc.login))
+		if (err == nil) != (tc.says == "") || user != tc.user || !strings.Contains(told, tc.says) {
+			t.Errorf("%s as %.20s: %v, user %q, told %q", tc.profile, tc.login, err, user, told)
+			continue
+		}
+		if tc.says == "" {
+			if row := l.Actions(id)[0]; row.Credential != tc.credential || row.Summary != "connect "+tc.user+"@"+host {
+				t.Errorf("%s as %s: logged %q with %q", tc.profile, tc.login, row.Summary, row.Credential)
+			}
+		}
+	}
+}
+
+// I05: whatever the agent says of itself, its channel says who it is.
+func TestI05_NoUserNameNorKeyChangesTheRegistration(t *testing.T) {
+	key, private := newKeyPEM(t, "")
+	var users []string
+	u := newUpstream(t, "", nil, func(u *upstream) {
+		u.config.PublicKeyCallback = func(m xssh.ConnMetadata, k xssh.PublicKey) (*xssh.Permissions, error) {
+			users = append(users, m.User())
+			return nil, nil
+		}
+	})
+	l := newLab(t, endpoint("build", host, u.address, u.host.PublicKey())+`
+		credential "ssh_key" "mine" {
+			endpoint = ssh.build
+			user = "mine"
+		}
+		credential "ssh_key" "other" {
+			endpoint = ssh.build
+			user = "other"
+		}
+		profile "mine" { credentials = [ssh_key.mine] }
+		profile "other" { credentials = [ssh_key.other] }`)
+	l.SetSecret("ssh_key.mine", "private_key", private)
+	l.SetSecret("ssh_key.other", "private_key", private)
+	mine, other := l.Approve("mine", "mine"), l.Approve("other", "other")
+	for _, login := range []string{"other", "clawpatrol-other", string(other)} {
+		config := l.config(login)
+		config.Auth = []xssh.AuthMethod{xssh.PublicKeys(key)}
+		if _, _, err := l.try(mine, host, config); err != nil {
+			t.Errorf("%s: %v", login, err)
+		}
+	}
+	for _, user := range users {
+		if user != "mine" {
+			t.Errorf("upstream as %s", user)
+		}
+	}
+	if rows := l.Actions(other); len(rows) > 0 {
+		t.Errorf("the other registration has %v", rows)
+	}
+}
+
+// I06: a credential of another registration's profile is never used, for the
+// endpoint nor for the jump before it.
+func TestI06_OnlyCredentialsOfTheOwnProfiles(t *testing.T) {
+	key, private := newKeyPEM(t, "")
+	u := newUpstream(t, "deploy", key.PublicKey())
+	bastion := newUpstream(t, "deploy", key.PublicKey(), func(u *upstream) { u.channel = dialOnward })
+	policy := func(both string) string {
+		return endpoint("build", host, u.address, u.host.PublicKey(), "jump = ssh.bastion") +
+			endpoint("bastion", "bastion.example.com", bastion.address, bastion.host.PublicKey()) + `
+		credential "ssh_key" "build" {
+			endpoint = ssh.build
+			user = "deploy"
+		}
+		credential "ssh_key" "bastion" {
+			endpoint = ssh.bastion
+			user = "deploy"
+		}
+		profile "both" { credentials = [` + both + `] }
+		profile "half" { credentials = [ssh_key.build] }`
+	}
+	l := newLab(t, policy("ssh_key.build, ssh_key.bastion"))
+	l.SetSecret("ssh_key.build", "private_key", private)
+	l.SetSecret("ssh_key.bastion", "private_key", private)
+	both, half := l.Approve("both", "both"), l.Approve("half", "half")
+	if _, told, err := l.try(half, host, l.config("x")); err == nil || !strings.Contains(told, "this registration has no credential for this destination") {
+		t.Errorf("%v, told %q", err, told)
+	}
+	if bastion.connections.Load()+u.connections.Load() > 0 {
+		t.Error("somebody was connected to")
+	}
+	client, told, err := l.try(both, host, l.config("x"))
+	if err != nil {
+		t.Fatalf("%v, told %q\n%s", err, told, l.said.String())
+	}
+	if out, _, err := output(t, client, "echo through"); out != "through\n" || err != nil {
+		t.Errorf("%q, %v", out, err)
+	}
+	want := []string{"allow connect bastion.example.com as a jump", "allow connect deploy@build.example.com", "allow exec echo through"}
+	if got := l.summaries(both); strings.Join(got, "\n") != strings.Join(want, "\n") {
+		t.Errorf("logged %q", got)
+	}
+	// The jump's credential is taken away: the flow is no longer covered.
+	l.Reload(policy("ssh_key.build"))
+	ended := make(chan struct{})
+	go func() { _ = client.Wait(); close(ended) }()
+	select {
+	case <-ended:
+	case <-time.After(wait):
+		t.Error("the connection outlives its jump's credential")
+	}
+}
+
+// I12: the keys that agents see are ed25519.
+func TestI12_HostKeysAreEd25519(t *testing.T) {
+	_, _, connect := pair(t, nil)
+	client := connect()
+	if algorithms := client.Conn.(xssh.AlgorithmsConnMetadata).Algorithms(); algorithms.HostKey != xssh.CertAlgoED25519v01 {
+		t.Errorf("host key by %s", algorithms.HostKey)
+	}
+	l, _, _ := pair(t, nil)
+	for _, algorithm := range xssh.SupportedAlgorithms().HostKeys {
+		config := l.config("x")
+		config.HostKeyCallback = xssh.FixedHostKey(l.keys.host.PublicKey())
+		config.HostKeyAlgorithms = []string{algorithm}
+		_, _, err := l.try(l.id(), host, config)
+		if algorithm == xssh.KeyAlgoED25519 && err != nil {
+			t.Errorf("plain: %v", err)
+		}
+		if !strings.Contains(algorithm, "ed25519") && !noCommon(err) {
+			t.Errorf("%s: %v", algorithm, err)
+		}
+	}
+	own, err := ca.NewSSH(secret.New(make([]byte, 32)))
+	must(t, err)
+	plain, certificate, err := own.HostSigners("ssh.build", host)
+	must(t, err)
+	if plain.PublicKey().Type() != xssh.KeyAlgoED25519 || certificate.PublicKey().Type() != xssh.CertAlgoED25519v01 {
+		t.Errorf("minted %s and %s", plain.PublicKey().Type(), certificate.PublicKey().Type())
+	}
+}
+
+func noCommon(err error) bool {
+	var none *xssh.AlgorithmNegotiationError
+	return errors.As(err, &none)
+}
+
+// What is no longer safe is not spoken, with agents or upstreams.
+func TestAuth_OldAlgorithmsAreNotSpoken(t *testing.T) {
+	l, _, _ := pair(t, nil)
+	old := xssh.InsecureAlgorithms()
+	for _, kex := range old.KeyExchanges {
+		config := l.config("x")
+		config.KeyExchanges = []string{kex}
+		if _, _, err := l.try(l.id(), host, config); !noCommon(err) {
+			t.Errorf("%s: %v", kex, err)
+		}
+	}
+	for _, cipher := range old.Ciphers {
+		config := l.config("x")
+		config.Ciphers = []string{cipher}
+		if _, _, err := l.try(l.id(), host, config); !noCommon(err) {
+			t.Errorf("%s: %v", cipher, err)
+		}
+	}
+	l, u, _ := pair(t, func(u *upstream) { u.config.KeyExchanges = []string{xssh.InsecureKeyExchangeDH14SHA1} })
+	_, told, err := l.try(l.id(), host, l.config("x"))
+	if err == nil || !strings.Contains(told, "it offers no key exchange that is still safe") || u.attempts.Load() > 0 {
+		t.Errorf("%v, told %q", err, told)
+	}
+}
+
+// I21: what should have carried the credential does not go ahead without it.
+func TestI21_NothingGoesUpstreamWithoutTheCredential(t *testing.T) {
+	t.Run("none is stored", func(t *testing.T) {
+		u := newUpstream(t, "deploy", newKey(t).PublicKey())
+		l := newLab(t, u.policy("ssh_key"))
+		_, told, err := l.try(l.Approve("a", "ci"), host, l.config("x"))
+		if err == nil || !strings.Contains(told, "credential ssh_key.deploy has no private_key set: an operator has to store it") {
+			t.Errorf("%v, told %q", err, told)
+		}
+		if u.connections.Load() > 0 {
+			t.Error("the upstream was connected to")
+		}
+	})
+	t.Run("the upstream does not ask", func(t *testing.T) {
+		l, u, _ := pair(t, func(u *upstream) { u.config.NoClientAuth = true })
+		_, told, err := l.try(l.id(), host, l.config("x"))
+		if err == nil || !strings.Contains(told, "without asking for the credential") {
+			t.Errorf("%v, told %q", err, told)
+		}
+		if u.opened.Load() > 0 {
+			t.Error("a channel was opened")
+		}
+	})
+	t.Run("the secret has changed", func(t *testing.T) {
+		l, u, connect := pair(t, nil)
+		client := connect()
+		l.SetSecret("ssh_key.deploy", "private_key", "another")
+		_, said, err := output(t, client, "echo late")
+		if exitCode(err) != 255 || !strings.Contains(said, "the credential of this connection has changed: connect again") {
+			t.Errorf("%v, said %q", err, said)
+		}
+		if u.has("exec", "late") {
+			t.Error("the command reached the upstream")
+		}
+	})
+}
