@@ -105,6 +105,11 @@ func (a *Agent) takeOver(ctx context.Context) (unlock func(), err error) {
 	case reply.Error != "":
 		return nil, WithHint(fmt.Errorf("taking the tunnel down: %s", reply.Error), reply.Hint)
 	}
+	return a.awaitLock(ctx)
+}
+
+// awaitLock takes the lock of a process that is about to end.
+func (a *Agent) awaitLock(ctx context.Context) (unlock func(), err error) {
 	for deadline := time.Now().Add(controlTimeout); ; {
 		unlock, err := lockState(a.paths)
 		if !errors.Is(err, errHeld) || time.Now().After(deadline) {
@@ -120,12 +125,11 @@ func (a *Agent) takeOver(ctx context.Context) (unlock func(), err error) {
 // enrolment. The gateway keeps its row until an operator revokes it.
 func (a *Agent) Leave(ctx context.Context) error {
 	if os.Geteuid() != 0 {
-		return WithHint(errors.New("leaving: it needs root"), "run it with sudo")
+		return WithHint(errors.New("leaving: it needs root"), "run it with sudo; what join --no-tunnel enrolled leaves with clawpatrol leave --no-tunnel")
 	}
 	unlock, err := a.takeOver(ctx)
 	if errors.Is(err, errNotEnrolled) {
-		a.removeDirs() // of a leave that was killed at its very end
-		a.tell(Event{Event: EventNotEnrolled}, "this host is not enrolled; nothing to undo")
+		a.sayNotEnrolled("this host")
 		return nil
 	}
 	if err != nil {
@@ -139,6 +143,17 @@ func (a *Agent) Leave(ctx context.Context) error {
 	if err := a.undo(ctx, j, scopeTunnel, scopeEnrolment); err != nil {
 		return WithHint(fmt.Errorf("leaving: %w", err), "what is left is in "+a.paths.journal()+"; run clawpatrol leave again once it is put right")
 	}
+	return a.forget()
+}
+
+// sayNotEnrolled ends a leave that has nothing to do.
+func (a *Agent) sayNotEnrolled(who string) {
+	a.removeDirs() // of a leave that was killed at its very end
+	a.tell(Event{Event: EventNotEnrolled}, "%s is not enrolled; nothing to undo", who)
+}
+
+// forget is the end of leaving, when all else is undone.
+func (a *Agent) forget() error {
 	st, stateErr := loadState(a.paths)
 	if err := a.removeState(); err != nil {
 		return fmt.Errorf("removing the state: %w", err)

@@ -6,6 +6,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/netip"
 	"os"
@@ -156,6 +157,29 @@ func (a *Agent) awaitApproval(ctx context.Context, s *session, st *state) error 
 		a.tell(Event{Event: EventReady}, "ready")
 		return nil
 	}
+}
+
+// LeaveForRun undoes JoinForRun: it forgets the enrolment. Its daemon has been
+// asked to end.
+func (a *Agent) LeaveForRun(ctx context.Context) error {
+	if err := checkWay(a.paths.private()); err != nil {
+		return err
+	}
+	unlock, err := a.awaitLock(ctx)
+	switch {
+	case errors.Is(err, errNotEnrolled):
+		a.sayNotEnrolled("this user")
+		return nil
+	case errors.Is(err, errHeld):
+		return WithHint(errors.New("leaving: another clawpatrol uses this enrolment"), "end the join or the runs that do")
+	case err != nil:
+		return fmt.Errorf("leaving: %w", err)
+	}
+	defer unlock()
+	if _, err := os.Lstat(a.paths.journal()); !errors.Is(err, fs.ErrNotExist) {
+		return WithHint(errors.New("leaving: this is the enrolment of a host that has joined as a whole"), "as root: clawpatrol leave"+a.stateFlag())
+	}
+	return a.forget()
 }
 
 func (a *Agent) writePublic(ctx context.Context, st *state, env map[string]string) error {

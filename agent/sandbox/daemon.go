@@ -74,6 +74,7 @@ func serve(ctx context.Context, cfg DaemonConfig, up *agent.Uplink, ready func()
 	l := &leaser{
 		enter: d.enter,
 		link:  byDescriptor,
+		end:   d.end,
 		ready: up.Ready,
 		pool:  pool,
 		mux:   m,
@@ -94,6 +95,17 @@ func (d *daemon) endIdle() {
 	if d.busy == 0 {
 		d.ln.Close()
 	}
+}
+
+// end is a leaser's. Whoever asks is connected himself.
+func (d *daemon) end() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.busy > 1 {
+		return agent.WithHint(fmt.Errorf("runs that this enrolment serves at the moment: %d", d.busy-1), "wait for them to end, or end them")
+	}
+	d.ln.Close()
+	return nil
 }
 
 // enter is a leaser's: this socket is for one user.

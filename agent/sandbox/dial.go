@@ -51,6 +51,33 @@ func askLease(ctx context.Context, cfg Config) (*net.UnixConn, *lease, error) {
 	}
 }
 
+// EndDaemon ends an enrolment's daemon, if there is one. One that serves a run goes
+// on: that is an error.
+func EndDaemon(ctx context.Context, a *agent.Agent) error {
+	c, err := dial(a.PrivateDir())
+	if errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.ECONNREFUSED) {
+		return nil
+	}
+	if err == nil {
+		defer c.Close()
+		defer context.AfterFunc(ctx, func() { c.Close() })()
+		_ = c.SetDeadline(time.Now().Add(messageTimeout))
+		err = send(c, message{End: true}, -1)
+	}
+	if err == nil {
+		var m message
+		if m, _, err = receive(c); err == nil {
+			err = m.err()
+		} else if errors.Is(err, io.EOF) {
+			err = nil // it has nothing to say, and ends
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("ending the enrolment's daemon: %w", err)
+	}
+	return nil
+}
+
 // askHost asks the process that holds the host's tunnel for a lease.
 func askHost(ctx context.Context, _ Config) (*net.UnixConn, *lease, error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)

@@ -26,6 +26,7 @@ type leaser struct {
 	// he is not even that.
 	enter func(*unix.Ucred) (leave func(), err error)
 	link  func(*net.UnixConn) (link, error) // what the run's packets come by; nil: the connection itself, see packetConn
+	end   func() error                      // ends all of it, where nobody is served; nil: that is not for those who connect
 	ready func(context.Context) error       // nil error: the tunnel is there, and the registration stands
 	pool  *addressPool
 	mux   *mux
@@ -87,10 +88,13 @@ func (l *leaser) run(ctx context.Context, c *net.UnixConn, refused error) error 
 	_ = c.SetDeadline(time.Now().Add(messageTimeout))
 	// Also of one that is refused: an answer before the question is lost, as a
 	// connection that is closed with something unread is reset.
-	if m, err := receiveRequest(c); err != nil || !m.Run {
+	m, err := receiveRequest(c)
+	switch {
+	case err == nil && m.End && l.end != nil:
+		return l.end()
+	case err != nil || !m.Run:
 		return errors.New("not a run's first message")
-	}
-	if refused != nil {
+	case refused != nil:
 		return refused
 	}
 	addrs, release, err := l.pool.take()

@@ -39,6 +39,7 @@ const (
 type message struct {
 	// front to daemon
 	Run  bool     `json:"run,omitempty"`  // asks for a lease
+	End  bool     `json:"end,omitempty"`  // asks the daemon to end, if it serves nobody
 	Link linkKind `json:"link,omitempty"` // the interface, with its descriptor; keeper to front too
 
 	// daemon to front

@@ -51,13 +51,35 @@ status is this command's: 128+n for a signal, 127 for no such command.`,
 
 // joinForRun is join --no-tunnel.
 func joinForRun(ctx context.Context, c *cobra.Command, state string, asJSON bool, req agent.JoinRequest) error {
+	a, err := userAgent(c, state, asJSON)
+	if err != nil {
+		return err
+	}
+	return a.JoinForRun(ctx, req)
+}
+
+// leaveForRun is leave --no-tunnel.
+func leaveForRun(ctx context.Context, c *cobra.Command, state string, asJSON bool) error {
+	a, err := userAgent(c, state, asJSON)
+	if err != nil {
+		return err
+	}
+	if err := sandbox.EndDaemon(ctx, a); err != nil {
+		return err
+	}
+	return a.LeaveForRun(ctx)
+}
+
+// userAgent is the agent of this user's enrolment, or of the one that --state
+// names.
+func userAgent(c *cobra.Command, state string, asJSON bool) (*agent.Agent, error) {
 	if !c.Flags().Changed("state") {
 		var err error
 		if state, err = agent.UserStateDir(); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	return agent.NewForRun(agent.Config{StateDir: state, Out: c.OutOrStdout(), JSON: asJSON}).JoinForRun(ctx, req)
+	return agent.NewForRun(agent.Config{StateDir: state, Out: c.OutOrStdout(), JSON: asJSON}), nil
 }
 
 // runConfig finds the enrolment: the one named, this user's, or the host's.

@@ -1,6 +1,7 @@
 package run
 
 import (
+	"fmt"
 	"os"
 	"strings"
 	"syscall"
@@ -104,5 +105,58 @@ func TestRun_JoinByInvite(t *testing.T) {
 	dev(t, "clawpatrol run --state "+state+` sh -c 'curl -sS -H "Authorization: Bearer $API_TOKEN" https://api.example.com/'`).ok(t)
 	if got := upstream.Seen(); len(got) != 1 || got[0].Header.Get("Authorization") != "Bearer "+apiToken {
 		t.Fatalf("upstream saw %+v", got)
+	}
+}
+
+// What join --no-tunnel has enrolled, leave --no-tunnel takes back: but not from
+// under a run.
+func TestRun_LeaveForgetsTheEnrolment(t *testing.T) {
+	token, err := theLab.Gateway.Run(t.Context(), theLab.Bin, "invite", "--profiles", "ci")
+	if err != nil {
+		t.Fatal(err)
+	}
+	state := userHome + "/leaving"
+	join := as(t.Context(), host, userID, userHome, "clawpatrol", "join", "-", "--no-tunnel", "--state", state)
+	join.Stdin = strings.NewReader(token)
+	finish(t, join).ok(t)
+	before := len(daemons())
+	going := start(t, "clawpatrol", "run", "--state", state, "sh", "-c", "echo going; read line; probe echo tcp 192.0.2.10:7007 still-there")
+	going.wait("going")
+	if len(daemons()) != before+1 {
+		t.Fatalf("control: %d daemons, %d before", len(daemons()), before)
+	}
+	leave := "clawpatrol leave --no-tunnel --state " + state
+	if err := failsWith(dev(t, leave), "serves at the moment: 1"); err != nil {
+		t.Fatal(err)
+	}
+	going.press("\n")
+	if code := going.end(); code != 0 || !strings.Contains(going.out.String(), "still-there") {
+		t.Fatalf("the run ended with %d:\n%s", code, going.out)
+	}
+	if err := lab.Eventually(t.Context(), 10*time.Second, func() error {
+		if r := dev(t, leave); r.code != 0 || !strings.Contains(r.out, "left: ") || !strings.Contains(r.out, "the gateway still lists r_") {
+			return fmt.Errorf("%+v", r)
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(host.Path(state)); !os.IsNotExist(err) {
+		t.Errorf("it left its state directory: %v", err)
+	}
+	if err := lab.Eventually(t.Context(), 10*time.Second, func() error {
+		if n := len(daemons()); n != before {
+			return fmt.Errorf("%d daemons, %d before", n, before)
+		}
+		return nil
+	}); err != nil {
+		t.Error(err)
+	}
+	if r := dev(t, leave).ok(t); !strings.Contains(r.out, "not enrolled") {
+		t.Errorf("once more: %+v", r)
+	}
+	// Without the flag it is about the host, which needs root.
+	if r := dev(t, "clawpatrol leave"); r.code != 1 || !strings.Contains(r.errs, "leave --no-tunnel") {
+		t.Errorf("the host's: %+v", r)
 	}
 }

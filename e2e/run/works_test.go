@@ -174,20 +174,23 @@ func TestRun_EnvironmentHasPlaceholdersAndNoSecrets(t *testing.T) {
 	}
 }
 
-// How long it takes is printed, for docs/agent-run.md; nothing is asserted.
+// How long it takes is printed, for docs/agent-run.md, and what part that is of the
+// time it should take at most; nothing is asserted.
 func TestRun_StartUpTime(t *testing.T) {
+	const (
+		n    = 10
+		most = 150 * time.Millisecond
+	)
+	mean := func(args ...string) time.Duration {
+		began := time.Now()
+		for range n {
+			finish(t, as(t.Context(), host, userID, userHome, args...)).ok(t)
+		}
+		return time.Since(began) / n
+	}
 	inside(t, "true").ok(t) // the daemon is there
-	const n = 10
-	began := time.Now()
-	for range n {
-		finish(t, as(t.Context(), host, userID, userHome, "clawpatrol", "run", "true")).ok(t)
-	}
-	with := time.Since(began) / n
-	began = time.Now()
-	for range n {
-		finish(t, as(t.Context(), host, userID, userHome, "true")).ok(t)
-	}
-	t.Logf("clawpatrol run true: %s; the lab's share of it: %s", with, time.Since(began)/n)
+	with, without := mean("clawpatrol", "run", "true"), mean("true")
+	t.Logf("clawpatrol run true: %s, %.2f of %s; the lab's share of it: %s", with, float64(with)/float64(most), most, without)
 }
 
 // /tmp is the run's own, but the directory that it was started in is there.
