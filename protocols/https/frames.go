@@ -74,10 +74,8 @@ type frameConn struct {
 	own    frameBudget
 	all    *agentBudget // the registration's
 
-	wrote  atomic.Int64 // bytes that have earned nothing yet, and bytesPerFrame for each request
-	resets atomic.Int64 // RST_STREAM frames written that do not count yet
-
-	said frameScanner // owned by who writes
+	wrote atomic.Int64 // bytes that have earned nothing yet, and bytesPerFrame for each request
+	out   cork
 
 	// Owned by who reads.
 	heard frameScanner
@@ -88,6 +86,7 @@ type frameConn struct {
 
 func newFrameConn(agent *tls.Conn, all *agentBudget, closed <-chan struct{}) *frameConn {
 	c := &frameConn{Conn: agent, closed: closed, own: frameBudget{rate: connFrames}, all: all}
+	c.out.to = agent
 	c.heard.after(len(http2.ClientPreface))
 	return c
 }
@@ -114,7 +113,7 @@ func (c *frameConn) Read(p []byte) (int, error) {
 // pass returns how much of p, which comes next, may be handed on: up to the end
 // of a head that had to be paid for, or all.
 func (c *frameConn) pass(p []byte) (n int, err error) {
-	frames, price := int(c.resets.Swap(0)), 0
+	frames, price := int(c.out.resets.Swap(0)), 0
 	for n < len(p) && price == 0 {
 		piece := c.heard.next(p[n:])
 		n += piece.length
@@ -168,20 +167,16 @@ func (c *frameConn) pay(price int) error {
 }
 
 func (c *frameConn) Write(p []byte) (int, error) {
-	for n := 0; n < len(p); {
-		piece := c.said.next(p[n:])
-		n += piece.length
-		if piece.begins && c.said.kind() == http2.FrameRSTStream {
-			c.resets.Add(1)
-		}
-	}
-	n, err := c.Conn.Write(p)
+	n, err := c.out.Write(p)
 	c.wrote.Add(int64(n))
 	return n, err
 }
 
 // requested makes up for the frame of a request.
 func (c *frameConn) requested() { c.wrote.Add(bytesPerFrame) }
+
+// bodyAtHand says that the head of a response need not be written alone.
+func (c *frameConn) bodyAtHand() { c.out.bodies.Store(true) }
 
 // serveH2 serves the requests of a connection until it ends.
 func (h *Handler) serveH2(c *conversation, agent *tls.Conn) {

@@ -99,6 +99,9 @@ func (x *exchange) copyBody(f *flusher, resp *http.Response) error {
 	for {
 		n, err := resp.Body.Read(buf[:])
 		if n > 0 {
+			if x.out == 0 && x.conversation.frames != nil {
+				x.conversation.frames.bodyAtHand()
+			}
 			last := x.out+int64(n) == resp.ContentLength
 			written, werr := f.write(x.w, buf[:n], err == nil && !last)
 			if last && err == nil {
