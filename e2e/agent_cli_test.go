@@ -100,7 +100,7 @@ func TestAgentCLI_JSON(t *testing.T) {
 	})
 	wait("ready")
 	all, names := events(t, out.String())
-	want := []string{"gateway", "name", "registration", "user_code", "address", "address", "tunnel_up", "waiting_for_approval", "ca_installed", "approved", "profiles", "ready"}
+	want := []string{"gateway", "name", "registration", "user_code", "address", "address", "tunnel_up", "waiting_for_approval", "ca_installed", "ssh_hosts", "approved", "profiles", "ready"}
 	if !slices.Equal(names, want) {
 		t.Errorf("join told %q; want %q", names, want)
 	}
@@ -159,8 +159,8 @@ func TestAgentCLI_JSON(t *testing.T) {
 		}
 		code, stdout, stderr := run(t, h, args...)
 		_, names := events(t, stdout)
-		// The CA and the profiles are told where there is something to tell.
-		names = slices.DeleteFunc(names, func(n string) bool { return n == "ca_installed" || n == "profiles" })
+		// The CA, the SSH hosts and the profiles are told where there is something to tell.
+		names = slices.DeleteFunc(names, func(n string) bool { return n == "ca_installed" || n == "ssh_hosts" || n == "profiles" })
 		if code != 0 || stderr != "" || strings.Join(names, " ") != c.want {
 			t.Errorf("%s: exit status %d, %q; want %q\n%s\n%s", c.command, code, names, c.want, stdout, stderr)
 		}

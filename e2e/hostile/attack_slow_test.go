@@ -144,16 +144,7 @@ func TestI16_SlowReadersAndWritersCostThemselvesOnly(t *testing.T) {
 			if int(opened.Load()) < s.conns {
 				t.Errorf("%d of %d connections", opened.Load(), s.conns)
 			}
-			// What it held is given back: at once, or where the tunnel was too busy for
-			// a reset, when the gateway has asked in vain whether the agent is there.
-			if err := lab.Eventually(t.Context(), 150*time.Second, func() error {
-				if n := theTarget.running.Load(); n > 0 {
-					return fmt.Errorf("the target is still busy with %d", n)
-				}
-				return nil
-			}); err != nil {
-				t.Error(err)
-			}
+			needNothingLeft(t)
 		})
 	}
 	needAnswer(t, "target.example.com")

@@ -255,10 +255,27 @@ func reachTLS(ctx context.Context, agent *lab.Joined, host string, alpn ...strin
 	return handshake(ctx, conn, host, alpn...)
 }
 
-// needAnswer asks host for something and fails the test unless the target
-// answers.
+// needNothingLeft fails the test unless the requests of an attack that is over
+// end: at once, or where the tunnel was too busy for a reset, when the gateway has
+// asked in vain whether the agent is there. Until then they count against what
+// ci may have in flight.
+func needNothingLeft(t *testing.T) {
+	t.Helper()
+	if err := lab.Eventually(t.Context(), 150*time.Second, func() error {
+		if n := theTarget.running.Load(); n > 0 {
+			return fmt.Errorf("the target is still busy with %d", n)
+		}
+		return nil
+	}); err != nil {
+		t.Error(err)
+	}
+}
+
+// needAnswer fails the test unless an attack that is over has left nothing
+// running, and the target answers at host.
 func needAnswer(t *testing.T, host string) {
 	t.Helper()
+	needNothingLeft(t)
 	if err := lab.Eventually(t.Context(), 20*time.Second, func() error {
 		_, status, err := tryCurl(t.Context(), ci, "https://"+host+"/")
 		if err == nil && status != "200" {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"crypto/tls"
 	"fmt"
+	"io"
+	"log"
 	"net"
 	"net/http"
 	"os"
@@ -32,7 +34,7 @@ func (l *Lab) ServeHTTPSWith(ctx context.Context, name string, offset int, handl
 	srv := &http.Server{
 		Handler:   handler,
 		TLSConfig: &tls.Config{Certificates: []tls.Certificate{cert}},
-		ErrorLog:  nil,
+		ErrorLog:  log.New(io.Discard, "", 0), // clients that go early are no news
 	}
 	for _, a := range []string{v4, v6} {
 		ln, err := l.World.Listen(net.JoinHostPort(a, "443"))
