@@ -42,7 +42,9 @@ var mayImport = map[string][]string{
 	"control":           {},
 
 	// An approval is a row: a bug in a page cannot touch a live connection.
-	"dashboard": {"enrolment/invites", "listener", "policy", "registry", "secret"},
+	// Recordings are files.
+	"dashboard":          {"dashboard/terminal", "enrolment/invites", "listener", "policy", "protocols/ssh/recording", "registry", "secret"},
+	"dashboard/terminal": {},
 
 	// What runs on an agent host knows the protocol and nothing of the gateway.
 	"agent":         {"datagrams", "enrolment", "secret"},

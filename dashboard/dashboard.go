@@ -22,6 +22,7 @@ import (
 	"github.com/clawpatrol/clawpatrol/enrolment/invites"
 	"github.com/clawpatrol/clawpatrol/listener"
 	"github.com/clawpatrol/clawpatrol/policy"
+	"github.com/clawpatrol/clawpatrol/protocols/ssh/recording"
 	"github.com/clawpatrol/clawpatrol/registry"
 )
 
@@ -35,7 +36,8 @@ type Config struct {
 	Listen string
 	TLS    bool
 
-	Invites *invites.Office // nil: this gateway makes none
+	Invites    *invites.Office  // nil: this gateway makes none
+	Recordings *recording.Store // of SSH sessions; nil: there are none
 
 	Now func() time.Time // nil: time.Now
 	Log *slog.Logger     // nil: nothing is logged
@@ -145,6 +147,9 @@ func (d *dashboard) handleAPI() {
 
 	d.router.handle("GET /api/actions", d.listActions)
 
+	d.router.handle("GET /api/recordings", d.listRecordings)
+	d.router.handle("GET /api/recordings/{id}", d.recordingAPI)
+
 	d.router.handle("GET /api/invites", d.listInvites)
 	d.router.handle("POST /api/invites", d.makeInviteAPI)
 	d.router.handle("DELETE /api/invites/{id}", d.voidInviteAPI)
@@ -176,6 +181,9 @@ func (d *dashboard) handlePages() {
 	d.router.handle("POST /host-keys/forget", d.forgetHostKeyForm)
 
 	d.router.handle("GET /actions", d.actionsPage)
+
+	d.router.handle("GET /recordings", d.recordingsPage)
+	d.router.handle("GET /recordings/{id}", d.recordingPage)
 }
 
 // Limits of Server and of requests.

@@ -88,3 +88,9 @@ func bytesText(n uint64) string { return size(int64(min(n, math.MaxInt64))) }
 func at(t time.Time) string { return utc(&t) }
 
 func rfc3339(t time.Time) string { return t.UTC().Format(time.RFC3339) }
+
+// seconds shows an instant of a recording: minutes, seconds and tenths.
+func seconds(s float64) string {
+	tenths := int64(min(max(s, 0), 1e9) * 10)
+	return fmt.Sprintf("%d:%02d.%d", tenths/600, tenths/10%60, tenths%10)
+}

@@ -1,10 +1,12 @@
 package dashboard
 
 import (
+	"bytes"
 	"maps"
 	"net/http"
 	"net/netip"
 	"slices"
+	"strings"
 )
 
 // ForTest sets what production leaves to defaults: a password hash that costs
@@ -46,3 +48,23 @@ const MaxWaiting = maxHashing + maxWaiting
 
 // Shown is how pages show outside text.
 func Shown(s string) string { return shown(s) }
+
+// Replayed is the text that pages show of a file, read as either kind of
+// recording.
+func Replayed(file []byte, columns, rows uint32, at float64) string {
+	var b strings.Builder
+	if f, err := replay(bytes.NewReader(file), columns, rows, at); err == nil {
+		b.WriteString(strings.Join(f.Lines, "") + seconds(f.At) + seconds(f.End) + shown(f.Mark))
+		for _, l := range replayLinks("/", f) {
+			b.WriteString(l.URL)
+		}
+	}
+	chunks, _, err := transcript(bytes.NewReader(file), 0)
+	for _, c := range chunks {
+		b.WriteString(seconds(c.At) + c.Stream + c.Text)
+	}
+	if err != nil {
+		b.WriteString(err.Error())
+	}
+	return b.String()
+}

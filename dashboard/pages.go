@@ -29,9 +29,10 @@ type page struct {
 	Done    string // what has just been done
 	Error   string
 	Hint    string
-	Waiting int // registrations that wait for approval
-	Blocked int // registrations; render fills it in
-	Held    int // approvals that wait; render fills it in
+	Waiting int    // registrations that wait for approval
+	Blocked int    // registrations; render fills it in
+	Held    int    // approvals that wait; render fills it in
+	Refresh string // URL that the page goes on to by itself in a second; empty: it stays
 	Body    any
 }
 
@@ -47,7 +48,7 @@ func parsePages() (pageSet, error) {
 			continue
 		}
 		t, err := template.New("layout").Funcs(template.FuncMap{
-			"utc": utc, "at": at, "rfc3339": rfc3339, "size": size, "bytes": bytesText, "plural": plural,
+			"utc": utc, "at": at, "rfc3339": rfc3339, "size": size, "bytes": bytesText, "plural": plural, "seconds": seconds,
 		}).ParseFS(pageFiles, "pages/layout.html", file)
 		if err != nil {
 			return nil, fmt.Errorf("parsing %s: %w", file, err)

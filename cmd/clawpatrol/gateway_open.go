@@ -22,6 +22,7 @@ import (
 	"github.com/clawpatrol/clawpatrol/policy"
 	"github.com/clawpatrol/clawpatrol/protocols/https"
 	"github.com/clawpatrol/clawpatrol/protocols/ssh"
+	"github.com/clawpatrol/clawpatrol/protocols/ssh/recording"
 	"github.com/clawpatrol/clawpatrol/proxy"
 	"github.com/clawpatrol/clawpatrol/proxy/ca"
 	"github.com/clawpatrol/clawpatrol/proxy/dns"
@@ -49,17 +50,18 @@ type gateway struct {
 	replaced chan struct{} // the policy file was; holds one
 	own      []netip.Addr  // what public_url last resolved to; owned by openGateway, then by followPolicy
 
-	db       *registry.DB
-	ca       *ca.CA
-	dialer   *egress.Dialer
-	resolver *dns.Resolver
-	https    *https.Handler
-	sshKeys  *ca.SSH
-	ssh      *ssh.Handler
-	proxy    *proxy.Proxy
-	tunnel   *wireguard.Tunnel
-	peers    *proxy.Peers
-	invites  *invites.Office
+	db         *registry.DB
+	ca         *ca.CA
+	dialer     *egress.Dialer
+	resolver   *dns.Resolver
+	https      *https.Handler
+	sshKeys    *ca.SSH
+	ssh        *ssh.Handler
+	recordings *recording.Store
+	proxy      *proxy.Proxy
+	tunnel     *wireguard.Tunnel
+	peers      *proxy.Peers
+	invites    *invites.Office
 
 	public    boundServer
 	dashboard boundServer
@@ -267,12 +269,13 @@ func (g *gateway) openDashboard(ctx context.Context, pol *policy.Policy) (boundS
 		return boundServer{}, err
 	}
 	h, err := dashboard.New(dashboard.Config{
-		Registry: g.db,
-		Policy:   g.policy.Load,
-		Invites:  g.invites,
-		Listen:   addr,
-		TLS:      certificate != nil,
-		Log:      g.log,
+		Registry:   g.db,
+		Policy:     g.policy.Load,
+		Invites:    g.invites,
+		Recordings: g.recordings,
+		Listen:     addr,
+		TLS:        certificate != nil,
+		Log:        g.log,
 	})
 	if err != nil {
 		return boundServer{}, fmt.Errorf("preparing the dashboard: %w", err)

@@ -26,16 +26,15 @@ func (g *gateway) openSSH(ctx context.Context, stateDir string) error {
 	if g.sshKeys, err = ca.NewSSH(seed); err != nil {
 		return fmt.Errorf("opening the SSH keys: %w", err)
 	}
-	recordings, err := recording.Open(filepath.Join(stateDir, "recordings"), recording.Limits{})
-	if err != nil {
+	if g.recordings, err = recording.Open(filepath.Join(stateDir, "recordings"), recording.Limits{}); err != nil {
 		return err
 	}
-	g.onClose(recordings.Close)
+	g.onClose(g.recordings.Close)
 	g.ssh, err = ssh.New(ssh.Config{
 		Keys:       g.sshKeys,
 		Dialer:     g.dialer,
 		HostKeys:   hostKeyApprovals{g.db, g.log},
-		Recordings: recordings,
+		Recordings: g.recordings,
 		Log:        g.log,
 	})
 	if err != nil {
