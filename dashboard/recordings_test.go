@@ -233,6 +233,27 @@ func TestRecordings_OnlyRecordingsAreRead(t *testing.T) {
 	g.page("/recordings")
 }
 
+// A recording that is costly to show is shown as far as it goes, and the page says
+// so.
+func TestI16_CostlyRecordingsAreCut(t *testing.T) {
+	g, reg, store := newRecorded(t)
+	m := session(reg, "", true)
+	m.Columns, m.Rows = 1<<31, 1<<31
+	s := record(t, store, m, "begun\r\n")
+	scroll := []byte(strings.Repeat("\x1b[9999T", 32<<10/7))
+	for range 200 {
+		if err := s.Stdout(scroll); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.Finish(""); err != nil {
+		t.Fatal(err)
+	}
+	if page := g.page("/recordings/" + s.ID() + "?at=end&play=1"); !strings.Contains(page, "takes too long") || strings.Contains(page, "http-equiv") {
+		t.Error("the page does not say that it was cut")
+	}
+}
+
 // Whatever is in a file, a page of it is made: no panic, and nothing on it that
 // does not print.
 func FuzzReplay(f *testing.F) {

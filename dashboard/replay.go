@@ -57,21 +57,26 @@ func recordedLines(content io.Reader, each func(line []byte) bool) error {
 func replay(content io.Reader, columns, rows uint32, at float64) (frame, error) {
 	screen := terminal.New(columns, rows)
 	f := frame{At: at}
-	begun := time.Now()
+	begun, events := time.Now(), 0
+	late := func() bool { return time.Since(begun) > maxReplayTime }
 	err := recordedLines(content, func(line []byte) bool {
-		var event [3]json.RawMessage
-		var when float64
-		var code, data string
-		if json.Unmarshal(line, &event) != nil || json.Unmarshal(event[0], &when) != nil ||
-			json.Unmarshal(event[1], &code) != nil || json.Unmarshal(event[2], &data) != nil {
+		var event [3]any
+		if json.Unmarshal(line, &event) != nil {
 			return true
 		}
+		when, ok1 := event[0].(float64)
+		code, ok2 := event[1].(string)
+		data, ok3 := event[2].(string)
+		if !ok1 || !ok2 || !ok3 {
+			return true
+		}
+		events++
 		f.End = max(f.End, when)
 		if when > at {
 			if f.Next == 0 && (code == "o" || code == "r") {
 				f.Next = when
 			}
-			return time.Since(begun) < maxReplayTime // for the end's sake
+			return events%1024 != 0 || !late() // for the end's sake only
 		}
 		switch code {
 		case "o":
@@ -80,7 +85,7 @@ func replay(content io.Reader, columns, rows uint32, at float64) (frame, error) 
 				n := min(len(data), piece)
 				_, _ = screen.Write([]byte(data[:n]))
 				data = data[n:]
-				f.Cut = time.Since(begun) > maxReplayTime
+				f.Cut = n == piece && late()
 			}
 		case "r":
 			var w, h uint32
@@ -89,6 +94,9 @@ func replay(content io.Reader, columns, rows uint32, at float64) (frame, error) 
 			}
 		case "m":
 			f.Mark = data
+		}
+		if events%64 == 0 && late() {
+			f.Cut = true
 		}
 		if f.Cut {
 			f.At = when
