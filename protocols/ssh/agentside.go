@@ -46,7 +46,10 @@ var (
 )
 
 const (
-	version = "SSH-2.0-clawpatrol"
+	// version begins as OpenSSH's does because its programs look for that before
+	// they say that nobody reads any more (eow@openssh.com): `ssh build yes | head`
+	// would never end.
+	version = "SSH-2.0-OpenSSH_clawpatrol"
 
 	maxLogin = 256 // bytes of a user name; as in the policy
 )

@@ -126,5 +126,4 @@ func TestSSHD_CommandsRunAndTellHowTheyEnd(t *testing.T) {
 			t.Errorf("%q: %v, said %q and %q\nlogged: %s", tc.command, err, out.String(), errs.String(), l.said.String())
 		}
 	}
-	t.Log(l.summaries(id))
 }
