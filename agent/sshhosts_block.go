@@ -46,8 +46,7 @@ func (a *Agent) knowSSH(j *journal, st *state, lines []string) {
 	if err != nil {
 		errs = append(errs, fmt.Errorf("the gateway's SSH host keys are not installed: %w", err))
 	}
-	told := errors.Join(errs...)
-	if now := fmt.Sprint(told); now != a.sshTold {
+	if now := fmt.Sprint(errors.Join(errs...)); now != a.sshTold {
 		for _, err := range errs {
 			a.tell(Event{Event: EventNote, Hint: HintOf(err)}, "%v", err)
 		}
@@ -87,14 +86,6 @@ func (a *Agent) SSHHostsFile() string {
 	return filepath.Join(dir, filepath.Base(a.paths.sshHosts()))
 }
 
-// SSHHosts returns the lines of the gateway's SSH host keys for a known_hosts
-// file, between marks of ours, or nothing where the gateway has told none. Any
-// user of the host may call it.
-func (a *Agent) SSHHosts() ([]byte, error) {
-	b, _, err := a.readSSHHosts()
-	return b, err
-}
-
 // sshVariables names the file of the gateway's SSH host keys, for programs that
 // can be told of one more.
 func (a *Agent) sshVariables() []Variable {
@@ -104,6 +95,8 @@ func (a *Agent) sshVariables() []Variable {
 	return []Variable{{"CLAWPATROL_SSH_KNOWN_HOSTS", a.paths.sshHosts()}}
 }
 
+// readSSHHosts reads the public file: the lines between marks of ours, and what
+// they say. Where the gateway has told no keys there are none.
 func (a *Agent) readSSHHosts() ([]byte, sshHosts, error) {
 	b, err := readAtMost(a.paths.sshHosts(), maxKnownHosts)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -273,7 +273,7 @@ func TestJoin_SSHHosts(t *testing.T) {
 		t.Errorf("its mode: %v, %v", st.Mode(), err)
 	}
 	r.out.waitFor(t, "SSH host keys installed: /etc/ssh/ssh_known_hosts, of 2 hosts")
-	if b, err := r.SSHHosts(); err != nil || string(b) != block {
+	if b, _, err := r.readSSHHosts(); err != nil || string(b) != block {
 		t.Errorf("what every program may read: %q, %v", b, err)
 	}
 	vars, err := r.Env()
