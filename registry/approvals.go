@@ -10,13 +10,17 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/time/rate"
 )
 
 // Limits of what waits for an operator.
 const (
 	maxHeld                = 256 // pending in all
 	maxHeldPerRegistration = 16
-	maxHolders             = 64               // who wait for one of them
+	maxHolders             = 64 // who wait for one of them
+	asksPerSecond          = 1  // new ones of a registration: each is a row, synced twice
+	asksBurst              = 32
 	heldLifetime           = 10 * time.Minute // where the request does not say
 
 	maxHeldSummary = 512     // bytes
@@ -101,6 +105,7 @@ var (
 // approvals is what waits.
 type approvals struct {
 	pending map[ApprovalID]*holding // under writing
+	asked   map[ID]*rate.Limiter    // who asked of late; under writing
 	unsaved []*holding              // ended, and the disk does not know; under writing
 	waiting atomic.Int64            // len(pending)
 	keys    atomic.Pointer[hostKeys]
@@ -117,7 +122,9 @@ type holding struct {
 // Hold asks an operator and waits for the answer: Allowed, denied, or nobody
 // decided in time. The error is ctx's where that ends first, and then nothing is
 // asked any more. What a registration asks a second time while it waits is one
-// approval. At most 16 of a registration and 256 in all wait (ErrTooManyHeld).
+// approval. At most 16 of a registration and 256 in all wait, and a registration
+// asks something new at most 32 times at once and then once a second
+// (ErrTooManyHeld).
 func (db *DB) Hold(ctx context.Context, r HeldRequest) (Decision, error) {
 	h, err := db.hold(ctx, r)
 	if err != nil {
@@ -169,7 +176,7 @@ func (db *DB) hold(ctx context.Context, r HeldRequest) (*holding, error) {
 		}
 		mine++
 	}
-	if mine >= maxHeldPerRegistration || len(db.approvals.pending) >= maxHeld {
+	if mine >= maxHeldPerRegistration || len(db.approvals.pending) >= maxHeld || !db.approvals.mayAsk(a.Registration, now) {
 		return nil, ErrTooManyHeld
 	}
 	timeout := r.Timeout
@@ -194,6 +201,23 @@ func (db *DB) hold(ctx context.Context, r HeldRequest) (*holding, error) {
 	db.approvals.pending[a.ID] = h
 	db.approvals.waiting.Store(int64(len(db.approvals.pending)))
 	return h, nil
+}
+
+// mayAsk counts one more question of a registration. Whoever comes and goes must
+// not keep the disk busy, nor push out what others asked. The caller holds
+// writing.
+func (a *approvals) mayAsk(id ID, now time.Time) bool {
+	for other, l := range a.asked {
+		if l.TokensAt(now) >= asksBurst {
+			delete(a.asked, other)
+		}
+	}
+	l := a.asked[id]
+	if l == nil {
+		l = rate.NewLimiter(asksPerSecond, asksBurst)
+		a.asked[id] = l
+	}
+	return l.AllowN(now, 1)
 }
 
 // newApproval is r, checked and made fit for the database.
@@ -327,6 +351,7 @@ func forgetApprovals(ctx context.Context, tx *sql.Tx) error {
 // are gone.
 func (db *DB) loadApprovals(ctx context.Context) error {
 	db.approvals.pending = make(map[ApprovalID]*holding)
+	db.approvals.asked = make(map[ID]*rate.Limiter)
 	_, err := db.write.ExecContext(ctx, "UPDATE approvals SET state = 'withdrawn', decided_at = ? WHERE state = 'pending'", micros(db.clock()))
 	return err
 }

@@ -243,6 +243,48 @@ func TestI16_WhatWaitsIsBounded(t *testing.T) {
 	pending(t, db, 0)
 }
 
+// Who asks and goes away, again and again, is refused after a while, and may ask
+// again later; others are not affected.
+func TestI16_AskingAgainAndAgainIsBounded(t *testing.T) {
+	c := newClock()
+	db := openIn(t, stateDir(t), c)
+	reg, other := approved(t, db).ID, approved(t, db).ID
+	ask := func(of registry.ID) error {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		waiting := make(chan outcome, 1)
+		go func() {
+			d, err := db.Hold(ctx, hostKeyRequest(of, "key"))
+			waiting <- outcome{d, err}
+		}()
+		for {
+			select {
+			case o := <-waiting:
+				return o.err
+			case <-time.After(time.Millisecond):
+				if db.PendingApprovals() == 1 {
+					cancel()
+				}
+			}
+		}
+	}
+	for i := range 32 {
+		if err := ask(reg); !errors.Is(err, context.Canceled) {
+			t.Fatalf("question %d: %v", i, err)
+		}
+	}
+	if err := ask(reg); !errors.Is(err, registry.ErrTooManyHeld) {
+		t.Errorf("question 33: %v", err)
+	}
+	if err := ask(other); !errors.Is(err, context.Canceled) {
+		t.Errorf("another registration: %v", err)
+	}
+	c.pass(time.Second)
+	if err := ask(reg); !errors.Is(err, context.Canceled) {
+		t.Errorf("a second later: %v", err)
+	}
+}
+
 func TestHold_RefusesWhatItCannotAsk(t *testing.T) {
 	db := openIn(t, stateDir(t), nil)
 	reg := approved(t, db).ID
