@@ -27,6 +27,11 @@ const (
 	registrationFrames = 4000 // a second, on all of a registration
 	frameBurst         = 10   // seconds' worth that may come at once
 	bytesPerFrame      = 1 << 10
+
+	// settingsFrames is how many a SETTINGS frame counts for, but for the first: it
+	// may move the window of every stream (RFC 9113 section 6.9.2), and each answers
+	// with DATA. gRPC's agents send a few while they learn how fast a connection is.
+	settingsFrames = 20
 )
 
 // frameBudget is a token bucket. It begins full.
@@ -78,10 +83,11 @@ type frameConn struct {
 	out   cork
 
 	// Owned by who reads.
-	heard frameScanner
-	heads headMeter
-	rest  []byte // read from the agent, and not handed on
-	timed bool   // a deadline for the rest of a head is set
+	heard   frameScanner
+	heads   headMeter
+	rest    []byte // read from the agent, and not handed on
+	timed   bool   // a deadline for the rest of a head is set
+	greeted bool   // the first SETTINGS frame has come
 }
 
 func newFrameConn(agent *tls.Conn, all *agentBudget, closed <-chan struct{}) *frameConn {
@@ -117,8 +123,8 @@ func (c *frameConn) pass(p []byte) (n int, err error) {
 	for n < len(p) && price == 0 {
 		piece := c.heard.next(p[n:])
 		n += piece.length
-		if piece.begins && c.heard.counts() {
-			frames++
+		if piece.begins {
+			frames += c.weight()
 		}
 		if price, err = c.heads.take(&c.heard, piece); err != nil {
 			return 0, err
@@ -140,6 +146,20 @@ func (c *frameConn) pass(p []byte) (n int, err error) {
 		_ = c.SetReadDeadline(until) // fails where the connection is closed
 	}
 	return n, c.pay(price)
+}
+
+// weight is how many frames the one counts for that has begun.
+func (c *frameConn) weight() int {
+	switch {
+	case !c.heard.counts():
+		return 0
+	case c.heard.kind() == http2.FrameSettings && !c.heard.flags().Has(http2.FlagSettingsAck):
+		if c.greeted {
+			return settingsFrames
+		}
+		c.greeted = true
+	}
+	return 1
 }
 
 // pay waits until the registration can afford that many bytes of heads.

@@ -288,3 +288,26 @@ func FuzzHeads(f *testing.F) {
 		}
 	})
 }
+
+// The attack: SETTINGS that move the windows of all streams, each of which then
+// sends a byte.
+func TestI16_SettingsCountForMoreThanOneFrame(t *testing.T) {
+	gateway := newCA(t)
+	synctest.Test(t, func(t *testing.T) {
+		const most = 1 + (connFrames*frameBurst-1)/settingsFrames
+		for _, n := range []int{most, most + 1} {
+			var h heads
+			h.Framer = http2.NewFramer(&h.Buffer, nil)
+			h.WriteString(http2.ClientPreface)
+			for range n {
+				_ = h.WriteSettings()
+			}
+			agent, c := connect(t, gateway, newAgentBudget())
+			go func() { _, _ = agent.Write(h.Bytes()) }()
+			_, err := io.CopyN(io.Discard, struct{ io.Reader }{c}, int64(h.Len()))
+			if want := n > most; (err == errCalm) != want {
+				t.Errorf("%d of %d: %v", n, most, err)
+			}
+		}
+	})
+}
