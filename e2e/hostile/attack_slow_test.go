@@ -144,7 +144,9 @@ func TestI16_SlowReadersAndWritersCostThemselvesOnly(t *testing.T) {
 			if int(opened.Load()) < s.conns {
 				t.Errorf("%d of %d connections", opened.Load(), s.conns)
 			}
-			needNothingLeft(t)
+			if err := nothingLeft(t.Context(), 150*time.Second); err != nil {
+				t.Error(err)
+			}
 		})
 	}
 	needAnswer(t, "target.example.com")

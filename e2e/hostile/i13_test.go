@@ -9,6 +9,7 @@ import (
 // The attack: call the management API without a credential, from where it
 // listens and through the tunnel.
 func TestI13_ManagementIsGated(t *testing.T) {
+	t.Parallel()
 	ctx := t.Context()
 	for _, r := range []struct{ method, path string }{
 		{"GET", "/"}, {"GET", "/registrations"}, {"GET", "/credentials"}, {"GET", "/actions"}, {"GET", "/does-not-exist"},
