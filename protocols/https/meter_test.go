@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"path/filepath"
@@ -97,6 +98,26 @@ func TestI16_HeadsArePaidForAsTheyAreDecoded(t *testing.T) {
 		if got, err := prices(h.Bytes(), size); got != want || err != nil {
 			t.Errorf("in pieces of %d: %d, %v, want %d", size, got, err, want)
 		}
+	}
+}
+
+// What programs send costs nothing, however often: gRPC with thirty fields of
+// metadata, a browser with its cookies.
+func TestOrdinaryHeadsCostNothing(t *testing.T) {
+	h := newHeads()
+	for i := range 1000 {
+		h.block.Reset()
+		for n := range 30 {
+			if err := h.encoder.WriteField(hpack.HeaderField{Name: fmt.Sprintf("x-metadata-%d", n), Value: fmt.Sprintf("%090d", i*n)}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := h.WriteHeaders(http2.HeadersFrameParam{StreamID: uint32(2*i + 1), BlockFragment: h.block.Bytes(), EndHeaders: true}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if price, err := prices(h.Bytes(), 4096); price != 0 || err != nil {
+		t.Errorf("%d, %v", price, err)
 	}
 }
 
