@@ -34,13 +34,14 @@ type upstream struct {
 	connected func(*xssh.ServerConn)
 
 	mu    sync.Mutex
-	asked []string // requests of sessions, as "type payload"; guarded by mu
+	asked []string          // requests of sessions, as "type payload"; guarded by mu
+	open  map[net.Conn]bool // guarded by mu
 }
 
 // newUpstream starts one that lets user in with key; change may alter it.
 func newUpstream(t testing.TB, user string, key xssh.PublicKey, change ...func(*upstream)) *upstream {
 	t.Helper()
-	u := &upstream{t: t, host: newKey(t), config: &xssh.ServerConfig{MaxAuthTries: 10}}
+	u := &upstream{t: t, open: make(map[net.Conn]bool), host: newKey(t), config: &xssh.ServerConfig{MaxAuthTries: 10}}
 	if key != nil {
 		u.config.PublicKeyCallback = func(m xssh.ConnMetadata, k xssh.PublicKey) (*xssh.Permissions, error) {
 			if m.User() == user && string(k.Marshal()) == string(key.Marshal()) {
@@ -62,15 +63,30 @@ func newUpstream(t testing.TB, user string, key xssh.PublicKey, change ...func(*
 	must(t, err)
 	u.address = ln.Addr().String()
 	var serving sync.WaitGroup
-	t.Cleanup(func() { _ = ln.Close(); serving.Wait() })
+	t.Cleanup(func() {
+		_ = ln.Close()
+		u.mu.Lock()
+		for conn := range u.open {
+			_ = conn.Close()
+		}
+		u.mu.Unlock()
+		serving.Wait()
+	})
 	serving.Go(func() {
 		for {
 			conn, err := ln.Accept()
 			if err != nil {
 				return
 			}
-			t.Cleanup(func() { _ = conn.Close() })
-			serving.Go(func() { u.serve(conn) })
+			u.mu.Lock()
+			u.open[conn] = true
+			u.mu.Unlock()
+			serving.Go(func() {
+				u.serve(conn)
+				u.mu.Lock()
+				delete(u.open, conn)
+				u.mu.Unlock()
+			})
 		}
 	})
 	return u
