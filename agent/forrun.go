@@ -79,6 +79,9 @@ func (a *Agent) JoinForRun(ctx context.Context, req JoinRequest) error {
 	if req.Service {
 		return usage(errors.New("--service is for a tunnel, and --no-tunnel asks for none"))
 	}
+	if req.RunUsers != "" {
+		return usage(errors.New("--run-users is for the users of a host that joins as a whole, and --no-tunnel enrols this user alone"))
+	}
 	closeState, err := a.openState()
 	if errors.Is(err, errHeld) {
 		return WithHint(errors.New("joining: this enrolment serves runs at the moment"), "its daemon ends two minutes after the last of them")

@@ -86,6 +86,9 @@ func (a *Agent) hold(ctx context.Context, st *state, s *session, j *journal, ser
 	if err == nil {
 		defer h.t.close()
 		defer h.r.close()
+		if h.runs != nil {
+			defer h.runs.Close() // also where run has failed before it served anybody
+		}
 		err = h.run(ctx)
 	}
 	if err != nil && h.st.Approved && ctx.Err() == nil {

@@ -70,6 +70,9 @@ func TestRunUsers(t *testing.T) {
 		case c.mode != 0 && (err != nil || st.Mode() != fs.ModeSocket|c.mode):
 			t.Errorf("%q: %v, %v; want the mode %04o", c.users, st, err, c.mode)
 		}
+		if st, err := a.Status(t.Context()); err != nil || (st.RunUsers != "") != (c.mode != 0) {
+			t.Errorf("%q: status %+v, %v", c.users, st, err)
+		}
 		if err := a.AllowRuns("all"); !errors.Is(err, errHeld) {
 			t.Errorf("while it is held: %v", err)
 		}

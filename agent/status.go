@@ -22,6 +22,7 @@ type Status struct {
 	Profiles     []string      `json:"profiles"`
 	Pin          enrolment.Pin `json:"pin"`
 	GatewayError string        `json:"gateway_error,omitempty"`
+	RunUsers     string        `json:"run_users,omitempty"` // who may run on this enrolment: a group, or "all"
 	Tunnel       TunnelStatus  `json:"tunnel"`
 }
 
@@ -103,6 +104,7 @@ func newStatus(st *state, p polled) *Status {
 		State:        p.resp.State,
 		Reason:       p.resp.Reason,
 		Profiles:     append([]string{}, p.resp.Profiles...),
+		RunUsers:     st.RunUsers,
 	}
 	if !st.Approved {
 		s.UserCode = st.UserCode

@@ -211,9 +211,11 @@ var errNoAnswer = errors.New("the gateway does not answer WireGuard")
 func (h *holder) ready(ctx context.Context) error {
 	for {
 		h.mu.Lock()
-		last := h.last
+		last, away := h.last, h.away
 		h.mu.Unlock()
 		switch {
+		case away != nil:
+			return away
 		case errors.Is(last.err, errRefused):
 			return WithHint(errors.New("the gateway does not know this registration any more: it was revoked, or this host's addresses have changed"), "ask an operator, or enrol anew")
 		case last.resp.State != "" && last.resp.State != stateApproved:

@@ -202,7 +202,7 @@ func (f *front) link(kind linkKind, fd int) error {
 // daemon has gone: the command goes on, without a network.
 func (f *front) watch(done <-chan struct{}) {
 	if f.inside != nil {
-		if p, err := newPacketConn(f.daemon, true); err == nil && !relay(f.inside, p, f.lease.MTU) {
+		if p, err := newRelayLink(f.daemon, true); err == nil && !relay(f.inside, p, f.lease.MTU) {
 			return
 		}
 	} else if _, fd, err := receive(f.daemon); err == nil {

@@ -87,7 +87,7 @@ func (h *sharedHost) dial() *net.UnixConn {
 }
 
 // run is a run, as far as the daemon can tell.
-func (h *sharedHost) run() (*packetConn, *lease, error) {
+func (h *sharedHost) run() (*relayLink, *lease, error) {
 	h.t.Helper()
 	c := h.dial()
 	l, err := requestLease(h.t.Context(), c)
@@ -100,11 +100,11 @@ func (h *sharedHost) run() (*packetConn, *lease, error) {
 	if m, _, err := receive(c); err != nil || !m.Linked {
 		return nil, nil, fmt.Errorf("%+v, %w", m, errors.Join(err, m.err()))
 	}
-	p, err := newPacketConn(c, true)
+	p, err := newRelayLink(c, true)
 	return p, l, err
 }
 
-func (h *sharedHost) mustRun() (*packetConn, *lease) {
+func (h *sharedHost) mustRun() (*relayLink, *lease) {
 	h.t.Helper()
 	p, l, err := h.run()
 	if err != nil {
@@ -113,7 +113,7 @@ func (h *sharedHost) mustRun() (*packetConn, *lease) {
 	return p, l
 }
 
-func write(t *testing.T, to *packetConn, packets ...[]byte) {
+func write(t *testing.T, to *relayLink, packets ...[]byte) {
 	t.Helper()
 	if _, err := to.Write(packets, 0); err != nil {
 		t.Fatal(err)
@@ -199,7 +199,7 @@ func TestServeHost_PacketsGoToTheRunOrTheHost(t *testing.T) {
 func TestServeHost_BoundsAUsersRuns(t *testing.T) {
 	h := newSharedHost(t, always)
 	seen := make(map[netip.Addr]bool)
-	var first *packetConn
+	var first *relayLink
 	for range maxUserRuns {
 		p, l := h.mustRun()
 		if first == nil {

@@ -25,7 +25,7 @@ type leaser struct {
 	// enter counts whoever connects. An error is what he is told, and without leave
 	// he is not even that.
 	enter func(*unix.Ucred) (leave func(), err error)
-	link  func(*net.UnixConn) (link, error) // what the run's packets come by; nil: the connection itself, see packetConn
+	link  func(*net.UnixConn) (link, error) // what the run's packets come by; nil: the connection itself, see relayLink
 	end   func() error                      // ends all of it, where nobody is served; nil: that is not for those who connect
 	ready func(context.Context) error       // nil error: the tunnel is there, and the registration stands
 	pool  *addressPool
@@ -143,7 +143,7 @@ func (l *leaser) relay(c *net.UnixConn, addrs []netip.Addr) error {
 		return err
 	}
 	_ = c.SetDeadline(time.Time{})
-	p, err := newPacketConn(c, false)
+	p, err := newRelayLink(c, false)
 	if err != nil {
 		return err
 	}

@@ -22,7 +22,7 @@ type lease struct {
 	Addresses []netip.Addr `json:"addresses"` // one of each family the tunnel carries
 	DNS       []netip.Addr `json:"dns"`
 	MTU       int          `json:"mtu"`             // bytes
-	Relay     bool         `json:"relay,omitempty"` // the packets go over the connection, see packetConn
+	Relay     bool         `json:"relay,omitempty"` // the packets go over the connection, see relayLink
 }
 
 // linkKind says what the descriptor of an interface is.

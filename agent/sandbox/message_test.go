@@ -94,3 +94,26 @@ func FuzzReceive(f *testing.F) {
 		}
 	})
 }
+
+func FuzzReceiveRequest(f *testing.F) {
+	f.Add([]byte(`{"run":true}`))
+	f.Add([]byte(`{"link":"relay"}`))
+	f.Add([]byte(`{"end":true,"signal":1e99}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if len(b) == 0 || len(b) > maxMessage {
+			return
+		}
+		a, file, err := pair()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer a.Close()
+		defer file.Close()
+		if _, err := file.Write(b); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := receiveRequest(a); err == nil && len(b) > maxRequest {
+			t.Fatalf("a request of %d bytes was read", len(b))
+		}
+	})
+}

@@ -48,10 +48,7 @@ What it changes on this host, leave undoes.`,
 			if req.Invite != "" && isToken(args[0]) {
 				return &hinted{errors.New("the token is given twice"), "--invite goes with a URL"}
 			}
-			if forRun && req.RunUsers != "" {
-				return &hinted{errors.New("--no-tunnel and --run-users exclude each other"), "the one is for this user alone, the other for the users of a host that joins as a whole"}
-			}
-			return nil
+			return checkRunUsers(req.RunUsers, state, forRun)
 		},
 		RunE: func(c *cobra.Command, args []string) error {
 			ctx, stop := holding(c.Context())
@@ -61,9 +58,6 @@ What it changes on this host, leave undoes.`,
 			}
 			if forRun {
 				return joinForRun(ctx, c, state, asJSON, req)
-			}
-			if err := checkRunUsers(req.RunUsers, state); err != nil {
-				return err
 			}
 			return hostAgent(c, state, asJSON).Join(ctx, req)
 		},
@@ -142,8 +136,8 @@ func runUsersFlag(c *cobra.Command, users *string) {
 }
 
 // checkRunUsers refuses users where run does not look for the enrolment.
-func checkRunUsers(users, state string) error {
-	if users != "" && state != agent.DefaultStateDir {
+func checkRunUsers(users, state string, forRun bool) error {
+	if users != "" && state != agent.DefaultStateDir && !forRun {
 		return &hinted{errors.New("--run-users goes with the default state directory only"), "clawpatrol run finds the host's enrolment in " + agent.DefaultStateDir}
 	}
 	return nil

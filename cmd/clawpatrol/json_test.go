@@ -38,6 +38,7 @@ func TestJSON_Errors(t *testing.T) {
 		{"no-such-command"}, {"join"}, {"join", "a", "b"}, {"join", "http://x"}, {"join", "https://x", "--ca-fingerprint", "zz"},
 		{"up", "surplus"}, {"down", "--bogus"}, {"leave", "surplus"}, {"status", "surplus"}, {"version", "surplus"}, {"validate", "a", "b"},
 		{"doctor", "not a host", "--state", none}, {"env", "--state", none}, {"up", "--state", none}, {"down", "--state", none}, {"validate", "/no/such/file"},
+		{"up", "--state", none, "--run-users", "all"}, {"join", "https://x", "--state", none, "--run-users", "all"}, {"leave", "--no-tunnel", "surplus"},
 		{"up", "--state"}, {"validate", "--state", none},
 	} {
 		plain, stdout, stderr := execute(t, args...)

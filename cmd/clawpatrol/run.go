@@ -84,26 +84,29 @@ func userAgent(c *cobra.Command, state string, asJSON bool) (*agent.Agent, error
 
 // runConfig finds the enrolment: the one named, this user's, or the host's.
 func runConfig(state string) (sandbox.Config, error) {
-	named := state != ""
-	if !named {
-		var err error
-		if state, err = agent.UserStateDir(); err != nil {
-			return sandbox.Config{}, err
+	if state == "" {
+		own, ownErr := agent.UserStateDir() // a service's user may have no home
+		host := agent.New(agent.Config{})
+		_, hostErr := host.Env()
+		switch {
+		case hostErr == nil && (ownErr != nil || !enrolledForRun(own)):
+			return sandbox.Config{Agent: host, State: agent.DefaultStateDir, Host: true}, nil
+		case ownErr != nil:
+			return sandbox.Config{}, ownErr
 		}
+		state = own
 	}
 	state, err := filepath.Abs(state)
 	if err != nil {
 		return sandbox.Config{}, err
 	}
-	cfg := sandbox.Config{Agent: agent.NewForRun(agent.Config{StateDir: state}), State: state}
-	if _, err := os.Stat(cfg.Agent.PrivateDir()); named || !errors.Is(err, os.ErrNotExist) {
-		return cfg, nil
-	}
-	host := agent.New(agent.Config{})
-	if _, err := host.Env(); err == nil {
-		cfg.Agent, cfg.State, cfg.Host = host, agent.DefaultStateDir, true
-	}
-	return cfg, nil
+	return sandbox.Config{Agent: agent.NewForRun(agent.Config{StateDir: state}), State: state}, nil
+}
+
+// enrolledForRun reports whether there is an enrolment, finished or not.
+func enrolledForRun(state string) bool {
+	_, err := os.Stat(agent.NewForRun(agent.Config{StateDir: state}).PrivateDir())
+	return !errors.Is(err, os.ErrNotExist)
 }
 
 // runStatus is the exit status of a command that run has run to its end.

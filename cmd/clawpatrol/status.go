@@ -59,6 +59,7 @@ func printStatus(w io.Writer, s *agent.Status, now time.Time) {
 	line("because", s.Reason)
 	line("gateway says", s.GatewayError)
 	line("profiles", strings.Join(s.Profiles, ", "))
+	line("run users", s.RunUsers)
 	line("pin", strings.TrimSpace(s.Pin.IPv4+" "+s.Pin.IPv6))
 	t := s.Tunnel
 	switch {

@@ -17,15 +17,17 @@ func upCommand() *cobra.Command {
 gateway does not answer, nothing leaves this host but to its own networks. What
 a killed process left behind is repaired. It needs root.`,
 		Example: `  sudo clawpatrol up`,
-		Args:    arguments(0, 0),
+		Args: func(c *cobra.Command, args []string) error {
+			if err := arguments(0, 0)(c, args); err != nil {
+				return err
+			}
+			return checkRunUsers(users, state, false)
+		},
 		RunE: func(c *cobra.Command, _ []string) error {
 			ctx, stop := holding(c.Context())
 			defer stop()
 			a := hostAgent(c, state, asJSON)
 			if users != "" {
-				if err := checkRunUsers(users, state); err != nil {
-					return err
-				}
 				if err := a.AllowRuns(users); err != nil {
 					return err
 				}

@@ -75,6 +75,7 @@ func TestRun_OnAJoinedHost(t *testing.T) {
 	if r := run("probe connect tcp 192.0.2.10:7008").ok(t); !strings.HasPrefix(r.out, lab.GatewayIPv4.String()+":") {
 		t.Errorf("the world saw %q", r.out)
 	}
+	runner("env", "-u", "HOME", "clawpatrol", "run", "probe", "echo", "tcp", "192.0.2.10:7007", "from-nowhere").ok(t)
 	// Without a TUN of his own as well.
 	noTUN := append([]string{"unshare", "-m", "sh", "-c", `mount --bind /dev/null /dev/net/tun && exec "$@"`, "sh"}, runnerArgs("clawpatrol", "run", "sh", "-c", everything)...)
 	if r := finish(t, h.Command(ctx, noTUN...)); !strings.Contains(r.out, "all of it") {

@@ -81,10 +81,12 @@ func TestRun_JoinGoesOnWhereItWasStopped(t *testing.T) {
 	}
 }
 
-func TestRun_JoinWithoutATunnelHasNoService(t *testing.T) {
-	r := finish(t, as(t.Context(), host, userID, userHome, joinArgs(userHome+"/refused", "--service")...))
-	if r.code != 2 || !strings.Contains(r.errs, "--no-tunnel") {
-		t.Errorf("%+v", r)
+func TestRun_JoinWithoutATunnelHasNoServiceAndNoUsers(t *testing.T) {
+	for _, flags := range [][]string{{"--service"}, {"--run-users", "all"}} {
+		r := finish(t, as(t.Context(), host, userID, userHome, joinArgs(userHome+"/refused", flags...)...))
+		if r.code != 2 || !strings.Contains(r.errs, "--no-tunnel") {
+			t.Errorf("%+v", r)
+		}
 	}
 }
 
