@@ -103,6 +103,7 @@ type Endpoint struct {
 	DropCookies  bool           // cookies = "none": nor do cookies of agents reach the endpoint
 	PassIdentity bool           // identity = "pass"
 	SSH          *SSH           // of type "ssh" only
+	Postgres     *Postgres      // of type "postgres" only
 
 	// Fingerprint changes whenever any setting of the endpoint does (the
 	// contents of ca_file and known_hosts_file, and the jump's, included). Pools and live flows compare it.
@@ -131,12 +132,15 @@ type Credential struct {
 	Username    string // basic
 	User        string // ssh_key, ssh_password: who to be upstream; empty: one of Users, as the agent asks
 	Users       []string
-	Header      string // header: canonical MIME form
-	Parameter   string // query: the parameter's name, decoded
-	Cookie      string // cookie: the cookie's name
-	Env         string // environment variable `clawpatrol env` exports the placeholder under; may be empty
-	Placeholder string // never empty
-	Wildcard    bool   // reaches the endpoint's wildcard hosts too
+	Databases   []string // postgres: which databases; the first is the default
+	MapMismatch bool     // postgres: who asks for another user or database gets this user, and the first database
+	ReadOnly    bool     // postgres: no statement that writes
+	Header      string   // header: canonical MIME form
+	Parameter   string   // query: the parameter's name, decoded
+	Cookie      string   // cookie: the cookie's name
+	Env         string   // environment variable `clawpatrol env` exports the placeholder under; may be empty
+	Placeholder string   // never empty
+	Wildcard    bool     // reaches the endpoint's wildcard hosts too
 
 	Fingerprint string // changes whenever any setting of the credential does
 }
