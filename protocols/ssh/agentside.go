@@ -110,6 +110,7 @@ func (c *conversation) handshake() error {
 		}
 		return fmt.Errorf("SSH handshake with the agent: %w", err)
 	}
+	c.socket.joinFor(agent.Conn)
 	c.agent, c.opened, c.asked, c.upstream = agent, opened, asked, c.found
 	return nil
 }

@@ -169,7 +169,8 @@ func (c *conversation) attempt(h hop, through *link, auth *authentication) (*lin
 	banner := &banner{scrub: auth.scrub}
 	config.BannerCallback = banner.add
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
-	cc, channels, requests, err := xssh.NewClientConn(conn, check.address(), config)
+	socket := &wire{Conn: conn}
+	cc, channels, requests, err := xssh.NewClientConn(socket, check.address(), config)
 	if !stop() && err == nil {
 		_ = cc.Close()
 		err = ctx.Err()
@@ -186,6 +187,7 @@ func (c *conversation) attempt(h hop, through *link, auth *authentication) (*lin
 		_ = cc.Close()
 		return nil, errUnasked // I21
 	}
+	socket.joinFor(cc)
 	return &link{hop: h, conn: cc, channels: channels, requests: requests, user: auth.user, scrub: auth.scrub, through: through}, nil
 }
 

@@ -3,6 +3,8 @@ package ssh
 import (
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/clawpatrol/clawpatrol/secret"
 )
 
@@ -14,3 +16,6 @@ func (h *Handler) SetKeepAlive(d time.Duration) { h.keepAliveAfter = d }
 
 // NewScrubbed returns what looks for a password in one stream.
 func NewScrubbed(password secret.Secret) func([]byte) { return newScrubber(password).stream().pass }
+
+// SetOpens makes registrations that connect later open n channels a second.
+func (h *Handler) SetOpens(n float64) { h.shares.opens = rate.Limit(n) }

@@ -41,7 +41,7 @@ const (
 	maxAllChannels = 256 // of one registration: each may hold windows of 2 MiB both ways
 
 	// Channels that agents of one registration may open. More have to wait.
-	opensPerSecond = 100
+	opensPerSecond = 200
 	opensBurst     = 256
 
 	// What agents of one registration may put into the action log by what is
@@ -109,7 +109,7 @@ func New(cfg Config) (*Handler, error) {
 	if logger == nil {
 		logger = slog.New(slog.DiscardHandler)
 	}
-	h := &Handler{keys: cfg.Keys, dial: dial, approvals: cfg.HostKeys, recorder: cfg.Recordings, log: logger}
+	h := &Handler{shares: shares{opens: opensPerSecond}, keys: cfg.Keys, dial: dial, approvals: cfg.HostKeys, recorder: cfg.Recordings, log: logger}
 	h.running, h.stop = context.WithCancel(context.Background())
 	return h, nil
 }
@@ -151,7 +151,7 @@ type conversation struct {
 	host     string // the policy's
 	ctx      context.Context
 	cancel   context.CancelCauseFunc
-	socket   *socket // the agent's
+	socket   *wire // the agent's
 	tasks    sync.WaitGroup
 	admission
 
@@ -181,7 +181,7 @@ func newConversation(ctx context.Context, h *Handler, f *proxy.Flow, share *shar
 		lost:     make(chan struct{}),
 	}
 	c.ctx, c.cancel = context.WithCancelCause(ctx)
-	c.socket = &socket{Conn: f.Conn, begun: c.begin, ended: func() { c.end(errAgentEnd) }}
+	c.socket = &wire{Conn: f.Conn, begun: c.begin, ended: func() { c.end(errAgentEnd) }}
 	return c
 }
 
@@ -281,26 +281,6 @@ func (c *conversation) warn(message string, args ...any) {
 	if c.share.warnings.Allow() {
 		c.handler.log.Warn(message, append([]any{"registration", c.flow.Registration, "endpoint", c.endpoint.Ref(), "host", c.host}, args...)...)
 	}
-}
-
-// socket is the agent's connection.
-type socket struct {
-	net.Conn
-	begun func() // called once, with the first bytes
-	ended func() // called when there is no more to read
-
-	once sync.Once
-}
-
-func (s *socket) Read(p []byte) (int, error) {
-	n, err := s.Conn.Read(p)
-	if n > 0 {
-		s.once.Do(s.begun)
-	}
-	if err != nil {
-		s.ended()
-	}
-	return n, err
 }
 
 // keepAlive is how often an upstream is asked whether it is there.

@@ -38,8 +38,10 @@ type share struct {
 
 // shares holds those of the registrations that are connected.
 type shares struct {
+	opens rate.Limit
+
 	mu sync.Mutex
-	of map[registry.ID]*share
+	of map[registry.ID]*share // guarded by mu
 }
 
 // enter returns the share of a registration; leave gives it back.
@@ -50,7 +52,7 @@ func (s *shares) enter(id registry.ID) *share {
 	if own == nil {
 		own = &share{
 			id:       id,
-			opens:    rate.NewLimiter(opensPerSecond, opensBurst),
+			opens:    rate.NewLimiter(s.opens, opensBurst),
 			refusals: rate.NewLimiter(refusalsPerSecond, refusalsPerSecond),
 			warnings: rate.NewLimiter(warningsPerSecond, warningsBurst),
 		}
