@@ -53,7 +53,7 @@ func (a *Agent) knowSSH(j *journal, st *state, lines []string) {
 		a.sshTold = now
 	}
 	if changed {
-		a.tell(Event{Event: EventSSHHosts, Path: systemKnownHosts}, "SSH host keys installed: %s, of %d hosts", systemKnownHosts, len(k.hosts))
+		a.tell(Event{Event: EventSSHHosts, Path: systemKnownHosts}, "SSH host keys installed: %s, hosts: %d", systemKnownHosts, len(k.hosts))
 	}
 }
 
@@ -164,13 +164,13 @@ func removeBlock(e entry) error {
 	}
 	content := withoutBlock(now.Content)
 	switch {
-	case len(content) == len(now.Content):
-		return nil
 	case len(content) == 0 && e.File.Kind == "absent":
 		if err := os.Remove(path); err != nil {
 			return err
 		}
 		return syncDirOf(path)
+	case len(content) == len(now.Content):
+		return nil
 	}
 	return exchangeFile(path, content, now)
 }

@@ -272,7 +272,7 @@ func TestJoin_SSHHosts(t *testing.T) {
 	if st, err := os.Stat(file); err != nil || st.Mode() != 0o640 {
 		t.Errorf("its mode: %v, %v", st.Mode(), err)
 	}
-	r.out.waitFor(t, "SSH host keys installed: /etc/ssh/ssh_known_hosts, of 2 hosts")
+	r.out.waitFor(t, "SSH host keys installed: /etc/ssh/ssh_known_hosts, hosts: 2")
 	if b, _, err := r.readSSHHosts(); err != nil || string(b) != block {
 		t.Errorf("what every program may read: %q, %v", b, err)
 	}
@@ -290,7 +290,7 @@ func TestJoin_SSHHosts(t *testing.T) {
 	g.mu.Lock()
 	g.sshHosts = append([]string{"more.example.com " + testSSHCA, "* " + testSSHCA}, testSSHHosts...)
 	g.mu.Unlock()
-	r.out.waitFor(t, "SSH host keys installed: /etc/ssh/ssh_known_hosts, of 3 hosts")
+	r.out.waitFor(t, "SSH host keys installed: /etc/ssh/ssh_known_hosts, hosts: 3")
 	r.out.waitFor(t, "an SSH host of the gateway's is left out: it does not name one host")
 	k, _ := checkSSHHosts(testSSHCA, g.sshHosts)
 	if !has(string(k.block()) + others)() {
@@ -387,6 +387,31 @@ func TestJoin_SSHAuthority(t *testing.T) {
 	a, _ := newAgent(t, g, root)
 	if err := a.Join(t.Context(), request(g)); err == nil || !strings.Contains(err.Error(), "SSH authority") {
 		t.Errorf("a join with a bad authority: %v", err)
+	}
+}
+
+// A gateway that has SSH keys no more leaves nothing behind.
+func TestSSHHosts_NoMore(t *testing.T) {
+	root := t.TempDir()
+	a := New(Config{Root: root, StateDir: t.TempDir()})
+	j := tempJournal(t)
+	for _, block := range [][]byte{nil, testBlock(t), nil} {
+		if _, err := a.installSSHHosts(j, block); err != nil {
+			t.Fatal(err)
+		}
+		b, err := os.ReadFile(filepath.Join(root, systemKnownHosts))
+		if !bytes.Equal(b, block) || (err != nil && len(block) > 0) {
+			t.Errorf("%q, %v; want %q", b, err, block)
+		}
+	}
+	if err := a.undo(t.Context(), j, scopeTunnel); err != nil {
+		t.Fatal(err)
+	}
+	if left := snapshotFiles(t, root); left != "" {
+		t.Errorf("left: %s", left)
+	}
+	if _, err := os.Stat(filepath.Join(root, "/etc/ssh")); err == nil {
+		t.Error("the directory is left")
 	}
 }
 

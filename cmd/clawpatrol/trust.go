@@ -65,6 +65,6 @@ func trustSSH(c *cobra.Command, a *agent.Agent, undo bool) error {
 	if err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(c.OutOrStdout(), "SSH host keys in: %s, of %d hosts\n", file, hosts)
+	_, err = fmt.Fprintf(c.OutOrStdout(), "SSH host keys in: %s, hosts: %d\n", file, hosts)
 	return err
 }
