@@ -216,7 +216,8 @@ func TestI07_BlockEndsSessions(t *testing.T) {
 }
 
 func TestSSH_ActionsAreLogged(t *testing.T) {
-	w.works(t, "ssh "+buildHost+" 'echo logged-command' </dev/null; echo put /etc/hostname /tmp/logged-file | sftp -qb - "+buildHost+" >/dev/null; ssh "+buildHost+" rm /tmp/logged-file </dev/null; ssh -W "+privateTarget+" "+buildHost+" </dev/null 2>/dev/null || :")
+	file := scratch(t) + "/logged-file"
+	w.works(t, "ssh "+buildHost+" 'echo logged-command' </dev/null; echo put /etc/hostname "+file+" | sftp -qb - "+buildHost+" >/dev/null; ssh -W "+privateTarget+" "+buildHost+" </dev/null 2>/dev/null || :")
 	must(t, lab.Eventually(t.Context(), 10*time.Second, func() error {
 		rows, err := w.gateway.Operator.Actions(t.Context())
 		if err != nil {
@@ -224,7 +225,7 @@ func TestSSH_ActionsAreLogged(t *testing.T) {
 		}
 		var missing []string
 		for _, want := range []struct{ verdict, part string }{
-			{"allow", "logged-command"}, {"allow", "/tmp/logged-file"}, {"deny", "private.internal"},
+			{"allow", "logged-command"}, {"allow", "sftp write " + file}, {"deny", "private.internal"},
 		} {
 			found := false
 			for _, row := range rows {

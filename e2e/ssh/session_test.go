@@ -46,6 +46,9 @@ func TestSSH_CarriesBytesAsTheyAre(t *testing.T) {
 	if got := strings.Fields(w.works(t, "ssh "+buildHost+" cat <"+dir+"/data | sha256sum"))[0]; got != want {
 		t.Errorf("both: %s, want %s", got, want)
 	}
+	if got := strings.Fields(w.works(t, "ssh -o RekeyLimit=1M "+buildHost+" cat <"+dir+"/data | sha256sum"))[0]; got != want {
+		t.Errorf("both, with new keys every MiB: %s, want %s", got, want)
+	}
 	if got := strings.Fields(w.works(t, "ssh "+buildHost+" 'cat "+dir+"/data >&2' 2>&1 >/dev/null </dev/null | sha256sum"))[0]; got != want {
 		t.Errorf("stderr: %s, want %s", got, want)
 	}
