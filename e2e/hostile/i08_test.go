@@ -36,6 +36,11 @@ profile "ci" { credentials = [bearer.api] }
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("the gateway's log:\n%s", gw.Log.Tail(40))
+		}
+	})
 	victim, err := l.Join(ctx, l.Agents[0], gw, "ci")
 	if err != nil {
 		t.Fatal(err)

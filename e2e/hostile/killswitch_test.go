@@ -244,10 +244,39 @@ func openWebSocket(ctx context.Context, agent *lab.Joined, tag string) (io.ReadW
 
 func ask1(ctx context.Context, agent *lab.Joined, tag, fields string) (io.ReadWriteCloser, error) {
 	conn, err := dialDrip(ctx, agent, "http/1.1")
-	if err == nil {
-		_, err = fmt.Fprintf(conn, "GET /%s HTTP/1.1\r\nHost: %s\r\n%s\r\n", tag, dripHost, fields)
+	if err != nil {
+		return nil, err
 	}
-	return conn, err
+	_ = conn.SetReadDeadline(time.Now().Add(30 * time.Second))
+	a := answering{conn, bufio.NewReader(conn)}
+	if _, err = fmt.Fprintf(conn, "GET /%s HTTP/1.1\r\nHost: %s\r\n%s\r\n", tag, dripHost, fields); err == nil {
+		err = a.begins()
+	}
+	if err != nil {
+		return nil, errors.Join(err, conn.Close())
+	}
+	return a, conn.SetReadDeadline(time.Time{})
+}
+
+// answering is a connection on which an answer has begun.
+type answering struct {
+	*tls.Conn
+	body *bufio.Reader
+}
+
+func (a answering) Read(b []byte) (int, error) { return a.body.Read(b) }
+
+// begins reads the head of an answer, which must be the dripper's.
+func (a answering) begins() error {
+	resp, err := http.ReadResponse(a.body, nil)
+	if err != nil {
+		return fmt.Errorf("reading the answer: %w", err)
+	}
+	if resp.StatusCode != http.StatusOK && resp.StatusCode != http.StatusSwitchingProtocols {
+		why, _ := io.ReadAll(io.LimitReader(resp.Body, 300)) // as much as there is
+		return fmt.Errorf("answered %s: %s", resp.Status, why)
+	}
+	return nil
 }
 
 // streamed is a stream of HTTP/2.
@@ -270,8 +299,8 @@ func openHTTP2(ctx context.Context, agent *lab.Joined, tag string, n int) ([]io.
 		if err != nil {
 			return nil, err
 		}
-		if resp.ProtoMajor != 2 {
-			return nil, errors.Join(fmt.Errorf("answered in %s", resp.Proto), resp.Body.Close())
+		if resp.ProtoMajor != 2 || resp.StatusCode != http.StatusOK {
+			return nil, errors.Join(fmt.Errorf("answered %s in %s", resp.Status, resp.Proto), resp.Body.Close())
 		}
 		return streamed{resp.Body}, nil
 	})(ctx, agent, tag, n)
@@ -374,6 +403,11 @@ profile "ci" { credentials = [bearer.drip] }
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("the gateway's log:\n%s", gw.Log.Tail(40))
+		}
+	})
 	if err := gw.Operator.SetCredential(ctx, "bearer", "drip", apiToken); err != nil {
 		t.Fatal(err)
 	}
