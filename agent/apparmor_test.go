@@ -1,11 +1,39 @@
 package agent
 
 import (
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 )
+
+// fakeParser loads (-r) or unloads (-R) the profile of a file.
+func fakeParser(root string, args []string) error {
+	profile, err := os.ReadFile(args[1])
+	if err != nil {
+		return err
+	}
+	list := filepath.Join(root, loadedProfiles)
+	loaded, err := os.ReadFile(list)
+	if err != nil {
+		return err
+	}
+	_, name, ok := strings.Cut(string(profile), "\nprofile ")
+	if !ok {
+		return errors.New("no profile in " + args[1])
+	}
+	name, _, _ = strings.Cut(name, " ")
+	rest := strings.ReplaceAll(string(loaded), name+" (unconfined)\n", "")
+	switch {
+	case args[0] == "-r":
+		rest += name + " (unconfined)\n"
+	case args[0] != "-R" || rest == string(loaded):
+		return fmt.Errorf("apparmor_parser %q: profile doesn't exist", args)
+	}
+	return os.WriteFile(list, []byte(rest), 0o644)
+}
 
 // Where users may not make namespaces without a profile, join installs one.
 func TestAppArmor_JoinInstallsTheProfileAndLeaveRemovesIt(t *testing.T) {

@@ -166,6 +166,38 @@ func (c tunnelConfig) bypasses(known func() *virtualHost) ([]Bypass, error) {
 	return out, nil
 }
 
+// clash refuses tunnel addresses that are in a network of the host's: its
+// neighbours would become unreachable, and whoever listens on this host could
+// pass for them.
+func clash(addresses []netip.Prefix) error {
+	links, err := netlink.LinkList()
+	if err != nil {
+		return fmt.Errorf("listing the host's interfaces: %w", err)
+	}
+	for _, l := range links {
+		if l.Attrs().Name == LinkName {
+			continue
+		}
+		have, err := netlink.AddrList(l, netlink.FAMILY_ALL)
+		if err != nil {
+			return fmt.Errorf("listing the host's addresses: %w", err)
+		}
+		for _, h := range have {
+			own, ok := prefixOf(h.IPNet)
+			if !ok {
+				continue
+			}
+			for _, p := range addresses {
+				if own.Overlaps(p) {
+					return WithHint(fmt.Errorf("making the tunnel: the gateway gives it %s, which is in %s of this host's interface %s", p, own.Masked(), l.Attrs().Name),
+						"choose other wireguard.subnets on the gateway, or another network here")
+				}
+			}
+		}
+	}
+	return nil
+}
+
 // prefixOf is the kernel's form of a prefix; false: it is none.
 func prefixOf(n *net.IPNet) (netip.Prefix, bool) {
 	if n == nil {

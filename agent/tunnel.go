@@ -253,38 +253,6 @@ func openTunnel(j *journal, cfg tunnelConfig, how openAt) (_ *tunnel, err error)
 	return wg, nil
 }
 
-// clash refuses tunnel addresses that are in a network of the host's: its
-// neighbours would become unreachable, and whoever listens on this host could
-// pass for them.
-func clash(addresses []netip.Prefix) error {
-	links, err := netlink.LinkList()
-	if err != nil {
-		return fmt.Errorf("listing the host's interfaces: %w", err)
-	}
-	for _, l := range links {
-		if l.Attrs().Name == LinkName {
-			continue
-		}
-		have, err := netlink.AddrList(l, netlink.FAMILY_ALL)
-		if err != nil {
-			return fmt.Errorf("listing the host's addresses: %w", err)
-		}
-		for _, h := range have {
-			own, ok := prefixOf(h.IPNet)
-			if !ok {
-				continue
-			}
-			for _, p := range addresses {
-				if own.Overlaps(p) {
-					return WithHint(fmt.Errorf("making the tunnel: the gateway gives it %s, which is in %s of this host's interface %s", p, own.Masked(), l.Attrs().Name),
-						"choose other wireguard.subnets on the gateway, or another network here")
-				}
-			}
-		}
-	}
-	return nil
-}
-
 // persist keeps a TUN when its last descriptor is closed. It has an owner first:
 // the kernel lets anyone who may open /dev/net/tun, which is everyone, attach to
 // a TUN that nobody holds and nobody owns (tun_not_capable), to read what the
