@@ -104,6 +104,11 @@ func dump(p *policy.Policy) string {
 			b.WriteByte('\n')
 		}
 	}
+	for _, e := range p.Endpoints {
+		if x := e.Postgres; x != nil {
+			fmt.Fprintf(&b, "postgres %s notls=%t options=%q replication=%t literals=%t\n", e.Ref(), x.DisableTLS, x.Options, x.Replication, x.LogLiterals)
+		}
+	}
 	for _, c := range p.Credentials {
 		fmt.Fprintf(&b, "credential %s endpoint=%s username=%q header=%q parameter=%q cookie=%q env=%q placeholder=%q wildcard=%t slots=%v\n",
 			c.Ref(), c.Endpoint.Ref(), c.Username, c.Header, c.Parameter, c.Cookie, c.Env, c.Placeholder, c.Wildcard, c.Slots())
@@ -111,6 +116,11 @@ func dump(p *policy.Policy) string {
 	for _, c := range p.Credentials {
 		if c.User != "" || c.Users != nil {
 			fmt.Fprintf(&b, "login %s user=%q users=%q\n", c.Ref(), c.User, c.Users)
+		}
+	}
+	for _, c := range p.Credentials {
+		if c.Databases != nil {
+			fmt.Fprintf(&b, "databases %s %q map=%t readonly=%t\n", c.Ref(), c.Databases, c.MapMismatch, c.ReadOnly)
 		}
 	}
 	for _, pr := range p.Profiles {

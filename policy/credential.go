@@ -8,6 +8,8 @@ import (
 	"unicode"
 
 	"github.com/hashicorp/hcl/v2/hclsyntax"
+
+	"github.com/clawpatrol/clawpatrol/secret"
 )
 
 const (
@@ -22,7 +24,9 @@ type credentialType struct {
 	name     string
 	endpoint string // the type of endpoint it belongs to
 	slots    []Slot
-	build    func(*compiler, *Credential, section) // nil: nothing beyond what all have
+	together bool                                              // setting any slot replaces them all
+	check    func(*Credential, map[string]secret.Secret) error // of what is to be stored; nil: anything
+	build    func(*compiler, *Credential, section)             // nil: nothing beyond what all have
 	schema
 }
 
@@ -36,7 +40,7 @@ var commonCredential = []attribute{
 
 var oneSecret = []Slot{{Name: "secret"}}
 
-var credentialTypes = slices.Concat(httpsCredentialTypes, sshCredentialTypes)
+var credentialTypes = slices.Concat(httpsCredentialTypes, sshCredentialTypes, postgresCredentialTypes)
 
 var httpsCredentialTypes = []credentialType{
 	{
@@ -75,26 +79,12 @@ var httpsCredentialTypes = []credentialType{
 	},
 }
 
-// laterCredentials are types of the product that this version does not support.
-var laterCredentials = []string{"postgres"}
-
 func credentialTypeNames() []string {
 	var names []string
 	for _, t := range credentialTypes {
 		names = append(names, t.name)
 	}
 	return names
-}
-
-// Slots returns the secret values this type of credential needs. The caller
-// must not change them.
-func (c *Credential) Slots() []Slot {
-	for _, t := range credentialTypes {
-		if t.name == c.Type {
-			return t.slots
-		}
-	}
-	return nil
 }
 
 func (c *compiler) credential(b *hclsyntax.Block) {
@@ -109,7 +99,7 @@ func (c *compiler) credential(b *hclsyntax.Block) {
 	c.credentials[ref] = nil
 	i := slices.IndexFunc(credentialTypes, func(t credentialType) bool { return t.name == labels[0].text })
 	if i < 0 {
-		c.unknownType("credential", labels[0], credentialTypeNames(), laterCredentials)
+		c.unknownType("credential", labels[0], credentialTypeNames())
 		return
 	}
 	t := credentialTypes[i]
@@ -158,6 +148,11 @@ func (c *compiler) credential(b *hclsyntax.Block) {
 	if cred.Users != nil {
 		fp.add("users", cred.Users...)
 	}
+	if cred.Databases != nil {
+		fp.add("databases", cred.Databases...)
+		fp.add("map", strconv.FormatBool(cred.MapMismatch))
+		fp.add("read only", strconv.FormatBool(cred.ReadOnly))
+	}
 	fp.add("env", cred.Env)
 	fp.add("placeholder", cred.Placeholder)
 	fp.add("wildcard", strconv.FormatBool(cred.Wildcard))
@@ -169,7 +164,7 @@ func (c *compiler) credential(b *hclsyntax.Block) {
 // endpointRef finds the endpoint a credential of type t names; nil where there
 // is none, which is reported unless the endpoint's own block was.
 func (c *compiler) endpointRef(v value, t credentialType) *Endpoint {
-	if typ, _, _ := strings.Cut(v.text, "."); typ != t.endpoint && slices.Contains(append(endpointTypeNames(), laterEndpoints...), typ) {
+	if typ, _, _ := strings.Cut(v.text, "."); typ != t.endpoint && slices.Contains(endpointTypeNames(), typ) {
 		c.errorf(v.rng, "Wrong type of endpoint", "A credential of type %q belongs to an endpoint of type %q, not %q.", t.name, t.endpoint, typ)
 		return nil
 	}

@@ -57,10 +57,19 @@ var endpointTypes = []endpointType{
 			{name: "record", kind: boolKind},
 		})},
 	},
+	{
+		name:  "postgres",
+		port:  5432,
+		build: (*compiler).postgres,
+		schema: schema{attributes: slices.Concat(commonEndpoint, []attribute{
+			{name: "tls", kind: stringKind, oneOf: []string{verifyFull, disableTLS}},
+			{name: "ca_file", kind: stringKind},
+			{name: "options", kind: stringListKind},
+			{name: "replication", kind: boolKind},
+			{name: "log_literals", kind: boolKind},
+		})},
+	},
 }
-
-// laterEndpoints are types of the product that this version does not support.
-var laterEndpoints = []string{"postgres"}
 
 func endpointTypeNames() []string {
 	var names []string
@@ -88,7 +97,7 @@ func (c *compiler) endpoint(b *hclsyntax.Block) {
 	c.endpoints[ref] = nil
 	i := slices.IndexFunc(endpointTypes, func(t endpointType) bool { return t.name == labels[0].text })
 	if i < 0 {
-		c.unknownType("endpoint", labels[0], endpointTypeNames(), laterEndpoints)
+		c.unknownType("endpoint", labels[0], endpointTypeNames())
 		return
 	}
 	t := endpointTypes[i]
@@ -124,6 +133,9 @@ func (c *compiler) endpoint(b *hclsyntax.Block) {
 	}
 	if e.SSH != nil {
 		e.SSH.fingerprint(fp)
+	}
+	if e.Postgres != nil {
+		e.Postgres.fingerprint(fp)
 	}
 	if len(c.diags) > before {
 		return
@@ -172,6 +184,11 @@ func (c *compiler) https(e *Endpoint, s section) {
 	cookies := s.text("cookies", "strip")
 	e.PassCookies, e.DropCookies = cookies == "pass", cookies == "none"
 	e.PassIdentity = s.text("identity", "strip") == "pass"
+	c.caFile(e, s)
+}
+
+// caFile reads ca_file, for the types that have it.
+func (c *compiler) caFile(e *Endpoint, s section) {
 	v, ok := s.has("ca_file")
 	if !ok {
 		return
@@ -223,10 +240,6 @@ func parseCertificates(b []byte) (*x509.CertPool, error) {
 }
 
 // unknownType reports a type label that is not one of valid.
-func (c *compiler) unknownType(what string, l label, valid, later []string) {
-	if slices.Contains(later, l.text) {
-		c.errorf(l.rng, "Type not supported", "This version of clawpatrol does not support %ss of type %q yet.", what, l.text)
-		return
-	}
+func (c *compiler) unknownType(what string, l label, valid []string) {
 	c.errorf(l.rng, "Unknown type", "There is no %s of type %q; there is %s.%s", what, clip(l.text), orList(valid), didYouMean(l.text, valid))
 }

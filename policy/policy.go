@@ -94,7 +94,7 @@ type Egress struct {
 
 // Endpoint is a destination the policy names.
 type Endpoint struct {
-	Type         string // "https", "ssh"
+	Type         string // "https", "ssh", "postgres"
 	Name         string
 	Hosts        []Host
 	Address      netip.AddrPort // where to dial instead of resolving the host; zero: resolve
@@ -126,11 +126,11 @@ type Host struct {
 // Credential is what the gateway presents to an endpoint. The secret itself is
 // in the registry, under Ref and one of Slots.
 type Credential struct {
-	Type        string // "bearer", "basic", "header", "query", "cookie", "ssh_key", "ssh_password"
+	Type        string // "bearer", "basic", "header", "query", "cookie", "ssh_key", "ssh_password", "postgres"
 	Name        string
 	Endpoint    *Endpoint
 	Username    string // basic
-	User        string // ssh_key, ssh_password: who to be upstream; empty: one of Users, as the agent asks
+	User        string // ssh_key, ssh_password, postgres: who to be upstream; empty: one of Users, as the agent asks
 	Users       []string
 	Databases   []string // postgres: which databases; the first is the default
 	MapMismatch bool     // postgres: who asks for another user or database gets this user, and the first database

@@ -232,14 +232,25 @@ func TestLimits(t *testing.T) {
 			return sshEndpoint("forward = [" + strings.Repeat(`"db:1",`, n) + "]")
 		}},
 		"ssh users": {64, func(n int) string {
-			var users []string
-			for i := range n {
-				users = append(users, fmt.Sprintf(`"u%d"`, i))
-			}
-			return sshEndpoint("") + "credential \"ssh_key\" \"x\" {\n endpoint = ssh.a\n users = [" + strings.Join(users, ",") + "]\n}\n"
+			return sshEndpoint("") + "credential \"ssh_key\" \"x\" {\n endpoint = ssh.a\n users = [" + numbered("u%d", n) + "]\n}\n"
 		}},
 		"ssh user": {256, func(n int) string {
 			return sshEndpoint("") + fmt.Sprintf("credential \"ssh_key\" \"x\" {\n endpoint = ssh.a\n user = %q\n}\n", strings.Repeat("u", n))
+		}},
+		"postgres options": {64, func(n int) string {
+			return postgresEndpoint("options = [" + numbered("o%d", n) + "]")
+		}},
+		"postgres parameter": {128, func(n int) string {
+			return postgresEndpoint(fmt.Sprintf("options = [%q]", strings.Repeat("p", n)))
+		}},
+		"databases": {64, func(n int) string {
+			return postgresEndpoint("") + "credential \"postgres\" \"x\" {\n endpoint = postgres.a\n user = \"u\"\n databases = [" + numbered("d%d", n) + "]\n}\n"
+		}},
+		"database": {256, func(n int) string {
+			return postgresEndpoint("") + fmt.Sprintf("credential \"postgres\" \"x\" {\n endpoint = postgres.a\n user = \"u\"\n databases = [%q]\n}\n", strings.Repeat("d", n))
+		}},
+		"postgres user": {256, func(n int) string {
+			return postgresEndpoint("") + fmt.Sprintf("credential \"postgres\" \"x\" {\n endpoint = postgres.a\n user = %q\n databases = [\"d\"]\n}\n", strings.Repeat("u", n))
 		}},
 		"jumps": {4, func(n int) string {
 			src := sshEndpoint("jump = ssh.j1")

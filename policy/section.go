@@ -100,7 +100,7 @@ func sortedAttributes(body *hclsyntax.Body) []*hclsyntax.Attribute {
 
 // secretWords are what an operator who looks for a place to write a secret may
 // try.
-var secretWords = []string{"secret", "secrets", "token", "password", "value", "key", "api_key", "apikey", "private_key", "passphrase", "certificate", "identity_file", "key_file"}
+var secretWords = []string{"secret", "secrets", "token", "password", "value", "key", "api_key", "apikey", "private_key", "passphrase", "certificate", "client_certificate", "client_key", "identity_file", "key_file"}
 
 func (c *compiler) unknownAttribute(a *hclsyntax.Attribute, of string, sch schema) {
 	detail := fmt.Sprintf("%s has no attribute %q.", of, clip(a.Name))

@@ -25,13 +25,15 @@ var sshCredentialTypes = []credentialType{
 		name:     "ssh_key",
 		endpoint: "ssh",
 		slots:    []Slot{{Name: slotPrivateKey}, {Name: slotPassphrase, Optional: true}, {Name: slotCertificate, Optional: true}},
+		together: true,
+		check:    (*Credential).checkSSHKey,
 		build:    (*compiler).sshUser,
 		schema:   schema{attributes: commonSSHCredential},
 	},
 	{
 		name:     "ssh_password",
 		endpoint: "ssh",
-		slots:    []Slot{{Name: "password"}},
+		slots:    []Slot{{Name: slotPassword}},
 		build:    (*compiler).sshUser,
 		schema:   schema{attributes: commonSSHCredential},
 	},
@@ -71,7 +73,8 @@ func (c *compiler) sshUser(cred *Credential, s section) {
 	}
 }
 
-// userName wants what SSH carries as a user name (RFC 4252, section 5: UTF-8).
+// userName wants what SSH carries as a user name (RFC 4252, section 5: UTF-8),
+// and Postgres as a role's.
 func (c *compiler) userName(s string, rng hcl.Range, attribute string) bool {
 	switch {
 	case s == "" || len(s) > maxUsername:

@@ -21,28 +21,8 @@ const (
 	slotCertificate = "certificate"
 )
 
-// SlotError is why a value cannot be what a credential's slot holds. Its text is
-// fit for the operator's eyes: nothing of the value is in it.
-type SlotError struct {
-	Slot   string
-	Reason string // one sentence without its full stop
-}
-
-func (e *SlotError) Error() string { return e.Slot + ": " + e.Reason }
-
-// SetTogether reports whether the slots of this credential make sense only
-// together, so that setting any of them replaces them all: a passphrase belongs
-// to one private key.
-func (c *Credential) SetTogether() bool { return c.Type == "ssh_key" }
-
-// CheckSecrets reports whether slots can be what the credential presents, before
-// they are stored: a mistake is to be learned of when it is made, not at first
-// use. Where SetTogether, slots are all that it will have. The error is a
-// *SlotError. Slots that the type does not have are not looked at.
-func (c *Credential) CheckSecrets(slots map[string]secret.Secret) error {
-	if c.Type != "ssh_key" {
-		return nil
-	}
+// checkSSHKey wants a private key with its passphrase, and a certificate for it.
+func (c *Credential) checkSSHKey(slots map[string]secret.Secret) error {
 	key := slots[slotPrivateKey]
 	if len(key.Reveal()) == 0 {
 		return &SlotError{slotPrivateKey, "the private key is missing; a passphrase and a certificate are set together with it"}
