@@ -35,7 +35,8 @@ type link struct {
 	credential *policy.Credential
 	version    uint64 // of its secret
 	scrub      *scrubber
-	through    *link // the jump before it; nil: none
+	outbound   *ledger // of what the upstream sends
+	through    *link   // the jump before it; nil: none
 
 	once sync.Once
 }
@@ -169,7 +170,11 @@ func (c *conversation) attempt(h hop, through *link, auth *authentication) (*lin
 	banner := &banner{scrub: auth.scrub}
 	config.BannerCallback = banner.add
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
+	outbound := &ledger{share: c.share, over: func() { c.end(errTooMuchWaits) }}
 	socket := &wire{Conn: conn}
+	if !h.jump {
+		socket.tally = outbound.received
+	}
 	cc, channels, requests, err := xssh.NewClientConn(socket, check.address(), config)
 	if !stop() && err == nil {
 		_ = cc.Close()
@@ -188,7 +193,7 @@ func (c *conversation) attempt(h hop, through *link, auth *authentication) (*lin
 		return nil, errUnasked // I21
 	}
 	socket.joinFor(cc)
-	return &link{hop: h, conn: cc, channels: channels, requests: requests, user: auth.user, scrub: auth.scrub, through: through}, nil
+	return &link{hop: h, conn: cc, channels: channels, requests: requests, user: auth.user, scrub: auth.scrub, outbound: outbound, through: through}, nil
 }
 
 // dial opens a connection to a hop from the jump l (RFC 4254, section 7.2).

@@ -1,6 +1,7 @@
 package ssh
 
 import (
+	"io"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -19,3 +20,44 @@ func NewScrubbed(password secret.Secret) func([]byte) { return newScrubber(passw
 
 // SetOpens makes registrations that connect later open n channels a second.
 func (h *Handler) SetOpens(n float64) { h.shares.opens = rate.Limit(n) }
+
+// Ledger is one with a stream that nobody reads, and one that is read of.
+type Ledger struct {
+	*ledger
+	stuck, busy *stream
+}
+
+// NewLedger returns one for a registration with two channels.
+func NewLedger(over func()) *Ledger {
+	s := &share{}
+	s.channels.take(2)
+	l := &Ledger{ledger: &ledger{share: s, over: over}}
+	l.stuck, l.busy = l.follow(neverRead{}), l.follow(neverRead{})
+	return l
+}
+
+type neverRead struct{}
+
+func (neverRead) Read(p []byte) (int, error) { return len(p), nil }
+
+// Received tells of n bytes that came over the wire.
+func (l *Ledger) Received(n int) { l.received(n) }
+
+// Read reads n bytes of one stream, and there are more.
+func (l *Ledger) Read(n int) {
+	_, _ = l.busy.Read(make([]byte, n))
+	l.busy.empty.Store(l.unread.Load()) // and then none
+}
+
+// Idle has an ended stream instead of the one that nobody reads.
+func (l *Ledger) Idle(r io.Reader) {
+	l.stuck.leave()
+	_, _ = l.follow(r).Read(make([]byte, 1))
+}
+
+// Leave ends all streams.
+func (l *Ledger) Leave() {
+	for s := range l.streams {
+		s.leave()
+	}
+}

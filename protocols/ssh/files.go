@@ -11,13 +11,14 @@ import (
 // counted counts what is read from a side of an SFTP session, and looks through
 // it.
 type counted struct {
-	io.ReadWriter
+	io.Reader
+	io.Writer
 	count *atomic.Int64
 	see   func([]byte) error // may be nil
 }
 
 func (c *counted) Read(p []byte) (int, error) {
-	n, err := c.ReadWriter.Read(p)
+	n, err := c.Reader.Read(p)
 	if c.see != nil && n > 0 {
 		if err := c.see(p[:n]); err != nil {
 			return 0, err
@@ -28,15 +29,15 @@ func (c *counted) Read(p []byte) (int, error) {
 }
 
 func (c *counted) CloseWrite() error {
-	return c.ReadWriter.(interface{ CloseWrite() error }).CloseWrite()
+	return c.Writer.(interface{ CloseWrite() error }).CloseWrite()
 }
 
 // relayFiles passes an SFTP session, and asks the Gate before each request that
 // opens or changes something.
 func (s *session) relayFiles(x *execution) {
 	s.relayOutput(x, func() {
-		agent := &counted{ReadWriter: s.agent, count: &s.in}
-		upstream := &counted{ReadWriter: s.up, count: &s.out, see: s.look(nil)}
+		agent := &counted{Reader: s.input, Writer: s.agent, count: &s.in}
+		upstream := &counted{Reader: s.output, Writer: s.up, count: &s.out, see: s.look(nil)}
 		if err := sftp.Relay(agent, upstream, s.decideFile); err != nil && !s.hungUp.Load() {
 			if s.c.ctx.Err() == nil {
 				s.c.warn("an sftp session ended", "err", err)

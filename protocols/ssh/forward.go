@@ -53,16 +53,20 @@ func (c *conversation) serveForward(opened xssh.NewChannel) {
 		status = "aborted"
 		return
 	}
-	both := &sync.WaitGroup{}
-	var streams sync.WaitGroup
+	fromAgent, fromUpstream := c.inbound.follow(agent), c.upstream.outbound.follow(up)
+	defer fromAgent.leave()
+	defer fromUpstream.leave()
+	var streams, both sync.WaitGroup
+	both.Go(func() { skim(agent.Stderr()) })
+	both.Go(func() { skim(up.Stderr()) })
 	streams.Go(func() {
 		defer c.contain()
-		_ = relay(up, agent, &in, nil)
+		_ = relay(up, fromAgent, &in, nil)
 		_ = up.CloseWrite()
 	})
 	streams.Go(func() {
 		defer c.contain()
-		_ = relay(agent, up, &out, nil)
+		_ = relay(agent, fromUpstream, &out, nil)
 		_ = agent.CloseWrite()
 	})
 	both.Go(func() { drain(agentRequests); _ = up.Close() })

@@ -161,6 +161,7 @@ type conversation struct {
 	upstream *link
 	lost     chan struct{} // closed when the upstream is gone
 	channels gauge
+	inbound  *ledger        // of what agents send
 	sessions sync.WaitGroup // channels being served
 }
 
@@ -181,7 +182,8 @@ func newConversation(ctx context.Context, h *Handler, f *proxy.Flow, share *shar
 		lost:     make(chan struct{}),
 	}
 	c.ctx, c.cancel = context.WithCancelCause(ctx)
-	c.socket = &wire{Conn: f.Conn, begun: c.begin, ended: func() { c.end(errAgentEnd) }}
+	c.inbound = &ledger{share: share, over: func() { c.end(errTooMuchWaits) }}
+	c.socket = &wire{Conn: f.Conn, tally: c.inbound.received, begun: c.begin, ended: func() { c.end(errAgentEnd) }}
 	return c
 }
 
@@ -193,6 +195,10 @@ func (c *conversation) finish() {
 	c.end(errAgentEnd)
 	_ = c.socket.Close()
 	c.tasks.Wait()
+	c.inbound.end()
+	if c.upstream != nil {
+		c.upstream.outbound.end()
+	}
 }
 
 // turnAway refuses a connection before there is SSH on it. Lines before the
@@ -249,8 +255,8 @@ func (c *conversation) farewell() {
 
 // why says why the upstream is gone, in words for the agent.
 func (c *conversation) why() string {
-	if cause := context.Cause(c.ctx); errors.Is(cause, errStopping) {
-		return errStopping.Error()
+	if cause := c.cause(); errors.Is(cause, errStopping) || errors.Is(cause, errTooMuchWaits) {
+		return cause.Error()
 	}
 	return "the connection to " + c.host + " was lost"
 }

@@ -44,6 +44,8 @@ type session struct {
 	agent *agentChannel
 	up    xssh.Channel
 
+	input, output, errors *stream // from the agent, and from the upstream
+
 	// Of the goroutine with the agent's requests.
 	terminal *ptyRequest
 	env      []string // variables set
@@ -82,7 +84,12 @@ func (c *conversation) serveSession(opened xssh.NewChannel) {
 		return
 	}
 	s := &session{c: c, agent: &agentChannel{Channel: agent}, up: up, over: make(chan struct{})}
+	s.input, s.output, s.errors = c.inbound.follow(agent), c.upstream.outbound.follow(up), c.upstream.outbound.follow(up.Stderr())
+	defer s.input.leave()
+	defer s.output.leave()
+	defer s.errors.leave()
 	var both sync.WaitGroup
+	both.Go(func() { skim(agent.Stderr()) })
 	both.Go(func() {
 		defer c.contain()
 		for r := range agentRequests {
@@ -238,12 +245,12 @@ func (s *session) start(r *xssh.Request) {
 // relayStreams passes what goes in and what comes out, as it comes.
 func (s *session) relayStreams(x *execution) {
 	s.c.run(func() {
-		if relay(s.up, s.agent, &s.in, nil) == nil && !s.hungUp.Load() {
+		if relay(s.up, s.input, &s.in, nil) == nil && !s.hungUp.Load() {
 			_ = s.up.CloseWrite()
 		}
 	})
 	s.relayOutput(x, func() {
-		s.ended(relay(s.agent, s.up, &s.out, s.look(x.stdout())))
+		s.ended(relay(s.agent, s.output, &s.out, s.look(x.stdout())))
 	})
 }
 
@@ -256,7 +263,7 @@ func (s *session) relayOutput(x *execution, main func()) {
 	})
 	streams.Go(func() {
 		defer s.c.contain()
-		s.ended(relay(errWriter{s.agent}, s.up.Stderr(), &s.out, s.look(x.stderr())))
+		s.ended(relay(errWriter{s.agent}, s.errors, &s.out, s.look(x.stderr())))
 	})
 	s.c.run(func() {
 		streams.Wait()

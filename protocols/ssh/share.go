@@ -32,6 +32,7 @@ type share struct {
 	opens       *rate.Limiter
 	refusals    *rate.Limiter // rows of the action log
 	warnings    *rate.Limiter // lines of the gateway's log
+	waiting     atomic.Int64  // see ledger
 
 	holders int // guarded by shares.mu
 }

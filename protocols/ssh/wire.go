@@ -20,8 +20,9 @@ var wireBuffers = sync.Pool{New: func() any { return new([wireBuffer]byte) }}
 // one or two. Read and Write may each be called by one goroutine at a time.
 type wire struct {
 	net.Conn
-	begun func() // called once, with the first bytes; may be nil
-	ended func() // called when there is no more to read; may be nil
+	begun func()      // called once, with the first bytes; may be nil
+	ended func()      // called when there is no more to read; may be nil
+	tally func(n int) // told of what comes; may be nil
 	once  sync.Once
 
 	// Of the goroutine that reads.
@@ -65,6 +66,9 @@ func (w *wire) read(p []byte) (int, error) {
 	n, err := w.Conn.Read(p)
 	if n > 0 && w.begun != nil {
 		w.once.Do(w.begun)
+	}
+	if n > 0 && w.tally != nil {
+		w.tally(n)
 	}
 	if err != nil && w.ended != nil {
 		w.ended()
