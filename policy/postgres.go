@@ -33,9 +33,6 @@ var identityParameters = []string{"role", "session_authorization"}
 // parameters (PostgreSQL's documentation, 55.7).
 var startupFields = []string{"user", "database", "options", "replication"}
 
-// readOnlyParameters decide whether a transaction may write.
-var readOnlyParameters = []string{"default_transaction_read_only", "transaction_read_only"}
-
 // postgres reads what only this type has.
 func (c *compiler) postgres(e *Endpoint, s section) {
 	x := &Postgres{}

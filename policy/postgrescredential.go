@@ -47,15 +47,8 @@ func (c *compiler) postgresCredential(cred *Credential, s section) {
 		cred.Databases = c.databases(v)
 	}
 	cred.MapMismatch = s.text("mismatch", refuseMismatch) == mapMismatch
-	if v, ok := s.has("read_only"); ok && v.flag {
-		cred.ReadOnly = true
-		if e := cred.Endpoint; e != nil && e.Postgres != nil {
-			for _, name := range readOnlyParameters {
-				if slices.Contains(e.Postgres.Options, name) {
-					c.errorf(v.rng, "Not read-only", "The options of %s let agents set %s, and so write.", e.Ref(), name)
-				}
-			}
-		}
+	if v, ok := s.has("read_only"); ok {
+		cred.ReadOnly = v.flag
 	}
 }
 
