@@ -19,8 +19,25 @@ type endpointView struct {
 	Cookies string   `json:"cookies,omitempty"` // of type "https": "pass", "strip" or "none"
 	// Identity is "pass" where the agent's own Authorization and the like go along
 	// with the credential; else it is left out.
-	Identity string   `json:"identity,omitempty"`
-	SSH      *sshView `json:"ssh,omitempty"` // of type "ssh" only
+	Identity string        `json:"identity,omitempty"`
+	SSH      *sshView      `json:"ssh,omitempty"`      // of type "ssh" only
+	Postgres *postgresView `json:"postgres,omitempty"` // of type "postgres" only
+}
+
+// postgresView is what an endpoint of type "postgres" has.
+type postgresView struct {
+	TLS         string   `json:"tls"`     // "verify-full" or "disable"
+	Options     []string `json:"options"` // run-time parameters that agents may set besides the harmless ones
+	Replication bool     `json:"replication"`
+	LogLiterals bool     `json:"log_literals"`
+}
+
+func newPostgresView(x *policy.Postgres) *postgresView {
+	v := &postgresView{TLS: "verify-full", Options: append([]string{}, x.Options...), Replication: x.Replication, LogLiterals: x.LogLiterals}
+	if x.DisableTLS {
+		v.TLS = "disable"
+	}
+	return v
 }
 
 // sshView is what an endpoint of type "ssh" has. Keys are shown by their
@@ -69,6 +86,8 @@ func (d *dashboard) listEndpoints(w http.ResponseWriter, _ *http.Request) {
 		switch {
 		case e.SSH != nil:
 			v.SSH = newSSHView(e.SSH)
+		case e.Postgres != nil:
+			v.Postgres = newPostgresView(e.Postgres)
 		case e.PassCookies:
 			v.Cookies = "pass"
 		case e.DropCookies:

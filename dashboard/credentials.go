@@ -21,7 +21,7 @@ const maxSecret = 64 << 10
 
 // multiline are the slots whose values have lines; every other value travels in
 // one line of a protocol, where a line break would begin another.
-var multiline = []string{"private_key"}
+var multiline = []string{"private_key", "client_certificate", "client_key"}
 
 // credentialView is what the API shows of a credential: never a value.
 type credentialView struct {
@@ -32,9 +32,16 @@ type credentialView struct {
 	Slots    []slotView `json:"slots"`
 	Profiles []string   `json:"profiles"` // that hold it
 	Env      string     `json:"env,omitempty"`
-	User     string     `json:"user,omitempty"`  // who it is at an endpoint of type "ssh"
+	User     string     `json:"user,omitempty"`  // who it is at an endpoint of type "ssh" or "postgres"
 	Users    []string   `json:"users,omitempty"` // or whom the agent may choose to be
-	Together bool       `json:"set_together"`    // setting any slot replaces all
+	// Of type "postgres" only: what agents may connect to, the first unless they
+	// say; "refuse" or "map" for those that ask for something else; and whether
+	// statements that write are refused.
+	Databases []string `json:"databases,omitempty"`
+	Mismatch  string   `json:"mismatch,omitempty"`
+	ReadOnly  bool     `json:"read_only,omitempty"`
+	Together  bool     `json:"set_together"` // setting any slot replaces all
+	Complete  bool     `json:"complete"`     // what is set suffices to be used
 	// Unused: stored, but the policy in force does not have it.
 	Unused bool `json:"unused"`
 }
@@ -60,7 +67,15 @@ func (d *dashboard) credentials(ctx context.Context) ([]credentialView, error) {
 	p := d.Policy()
 	var views []credentialView
 	for _, c := range p.Credentials {
-		v := credentialView{Type: c.Type, Name: c.Name, Env: c.Env, User: c.User, Users: c.Users, Together: c.SetTogether(), Hosts: []string{}, Profiles: []string{}, Slots: slotViews(c.Slots(), byRef[c.Ref()].Slots)}
+		v := credentialView{Type: c.Type, Name: c.Name, Env: c.Env, User: c.User, Users: c.Users, Databases: c.Databases, ReadOnly: c.ReadOnly, Together: c.SetTogether(),
+			Hosts: []string{}, Profiles: []string{}, Slots: slotViews(c.Slots(), byRef[c.Ref()].Slots)}
+		v.Complete = c.Complete(func(slot string) bool { return !byRef[c.Ref()].Slots[slot].IsZero() })
+		switch {
+		case c.MapMismatch:
+			v.Mismatch = "map"
+		case c.Databases != nil:
+			v.Mismatch = "refuse"
+		}
 		if c.Endpoint != nil {
 			v.Endpoint, v.Hosts = c.Endpoint.Ref(), hostList(c.Endpoint.Hosts)
 		}

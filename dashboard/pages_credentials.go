@@ -11,12 +11,11 @@ import (
 // credentialRow is a credential on a page: all text made safe to look at.
 type credentialRow struct {
 	credentialView
-	Slots    []slotRow
-	Ref      string
-	Path     string // of its page
-	Complete bool   // every slot that is not optional is set
-	AnySet   bool
-	SetAt    string // of the newest slot
+	Slots  []slotRow
+	Ref    string
+	Path   string // of its page
+	AnySet bool
+	SetAt  string // of the newest slot
 }
 
 // slotRow is a slot's field, and what was wrong with what was posted for it.
@@ -31,12 +30,10 @@ func newCredentialRow(v credentialView) credentialRow {
 		credentialView: v,
 		Ref:            shown(v.Type + "." + v.Name),
 		Path:           "/credentials/" + url.PathEscape(v.Type) + "/" + url.PathEscape(v.Name),
-		Complete:       true,
 	}
 	for _, s := range v.Slots {
 		row.Slots = append(row.Slots, slotRow{slotView: s, Multiline: slices.Contains(multiline, s.Name) || s.Name == "certificate"})
 		row.AnySet = row.AnySet || s.Set
-		row.Complete = row.Complete && (s.Set || s.Optional)
 		row.SetAt = max(row.SetAt, utc(s.SetAt))
 	}
 	return row
