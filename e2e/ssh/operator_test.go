@@ -28,18 +28,37 @@ type approval struct {
 // held waits for the one approval that is pending.
 func held(t *testing.T) (a approval) {
 	t.Helper()
-	must(t, lab.Eventually(t.Context(), 20*time.Second, func() error {
-		var list struct{ Items []approval }
-		if err := w.gateway.Operator.Do(t.Context(), "GET", "/api/approvals?state=pending", nil, &list); err != nil {
-			return err
-		}
-		if len(list.Items) != 1 {
-			return fmt.Errorf("%d approvals are pending", len(list.Items))
-		}
-		a = list.Items[0]
-		return nil
+	must(t, lab.Eventually(t.Context(), 20*time.Second, func() (err error) {
+		a, err = pending(t)
+		return err
 	}))
 	return a
+}
+
+// heldSoon is held for who does not know whether there will be one.
+func heldSoon(t *testing.T) <-chan approval {
+	c := make(chan approval, 1)
+	go func() {
+		_ = lab.Eventually(t.Context(), 20*time.Second, func() error {
+			a, err := pending(t)
+			if err == nil {
+				c <- a
+			}
+			return err
+		})
+	}()
+	return c
+}
+
+func pending(t *testing.T) (approval, error) {
+	var list struct{ Items []approval }
+	if err := w.gateway.Operator.Do(t.Context(), "GET", "/api/approvals?state=pending", nil, &list); err != nil {
+		return approval{}, err
+	}
+	if len(list.Items) != 1 {
+		return approval{}, fmt.Errorf("%d approvals are pending", len(list.Items))
+	}
+	return list.Items[0], nil
 }
 
 func decide(t *testing.T, a approval, decision, reason string) {
@@ -86,6 +105,7 @@ func TestI04_HostKeyIsAnOperatorsToAccept(t *testing.T) {
 	fresh := w.servers[freshHost]
 	line := "ssh deploy@" + freshHost + " id -un </dev/null"
 	before := fresh.accepted()
+	_ = w.gateway.Operator.Do(t.Context(), "DELETE", "/api/host-keys/ssh.fresh/"+freshHost+"/22", nil, nil) // 404 where none was accepted
 
 	ended := begin(t, line)
 	a := held(t)
@@ -171,6 +191,10 @@ func TestI07_BlockEndsSessions(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	must(t, w.gateway.Operator.SetProfiles(ctx, w.other.Registration, "ci"))
+	t.Cleanup(func() {
+		r := lab.Registration{ID: w.other.Registration, UserCode: w.other.UserCode}
+		must(t, w.gateway.Operator.Approve(context.WithoutCancel(t.Context()), r, "none"))
+	})
 	must(t, lab.Eventually(ctx, 20*time.Second, func() error {
 		r := collect(t, asAgent(ctx, w.other.Host, "ssh "+buildHost+" id -un </dev/null"))
 		if r.stdout != "deploy\n" {

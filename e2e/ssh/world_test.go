@@ -23,6 +23,7 @@ const (
 	innerHost  = "inner.example.com"  // reached through build
 	farHost    = "far.example.com"    // no endpoint: the agent has a key of its own
 	wrongHost  = "wrong.example.com"  // is build, where the policy has another key
+	unsetHost  = "unset.example.com"  // is build, with a credential that has no secret
 
 	// What only build can reach, by names that only build knows.
 	echoTarget    = "echo.internal:7000"
@@ -96,6 +97,7 @@ func newWorld(ctx context.Context, l *lab.Lab) (*world, error) {
 		w.servers[name] = server{name, s}
 	}
 	l.Names.Set(wrongHost, lab.WorldAddresses(20)...)
+	l.Names.Set(unsetHost, lab.WorldAddresses(20)...)
 	if err := w.serveTargets(ctx); err != nil {
 		return nil, err
 	}
@@ -157,35 +159,44 @@ endpoint "ssh" "wrong" {
   hosts     = [%q]
   host_keys = ["ssh-ed25519 %s"]
 }
+endpoint "ssh" "unset" {
+  hosts     = [%q]
+  host_keys = [%q]
+}
 endpoint "https" "api" { hosts = ["api.example.com"] }
 credential "ssh_key" "deploy" {
   endpoint = ssh.build
-  user     = %[12]q
+  user     = %[14]q
 }
 credential "ssh_key" "fresh" {
   endpoint = ssh.fresh
-  users    = [%[12]q, "root"]
+  users    = [%[14]q, "root"]
 }
 credential "ssh_password" "legacy" {
   endpoint = ssh.legacy
-  user     = %[12]q
+  user     = %[14]q
 }
 credential "ssh_key" "inner" {
   endpoint = ssh.inner
-  user     = %[12]q
+  user     = %[14]q
 }
 credential "ssh_key" "wrong" {
   endpoint = ssh.wrong
-  user     = %[12]q
+  user     = %[14]q
+}
+credential "ssh_key" "unset" {
+  endpoint = ssh.unset
+  user     = %[14]q
 }
 credential "bearer" "api" { endpoint = https.api }
-profile "ci" { credentials = [ssh_key.deploy, ssh_key.fresh, ssh_password.legacy, ssh_key.inner, ssh_key.wrong] }
+profile "ci" { credentials = [ssh_key.deploy, ssh_key.fresh, ssh_password.legacy, ssh_key.inner, ssh_key.wrong, ssh_key.unset] }
 profile "none" { credentials = [bearer.api] }
 `, buildHost, w.servers[buildHost].HostKey, echoTarget, farHost,
 		freshHost,
 		legacyHost, w.servers[legacyHost].HostKey,
 		innerHost, w.servers[innerHost].HostKey,
 		wrongHost, wrong,
+		unsetHost, w.servers[buildHost].HostKey,
 		lab.SSHAccount)
 }
 
