@@ -188,8 +188,17 @@ func TestApprovals_DecidedByTheAPI(t *testing.T) {
 func TestApprovals_DecidedOnThePage(t *testing.T) {
 	g, reg := newSSHGateway(t)
 	known, now := newHostKey(t), newHostKey(t)
+	// The page looks again by itself, until there is something to decide: what is
+	// being typed stays.
+	const again = `<meta http-equiv="refresh" content="5;url=/approvals">`
+	if page := g.page("/approvals?done=allowed"); !strings.Contains(page, again) || !strings.Contains(page, "<title>Approvals") {
+		t.Error("nothing waits, and the page does not look again")
+	}
 	h := g.hold(reg.ID, now, ssh.FingerprintSHA256(known))
 	page := html.UnescapeString(g.page("/approvals"))
+	if strings.Contains(page, "http-equiv") || !strings.Contains(page, "<title>(1) Approvals") {
+		t.Error("something waits, and the page goes away, or its title does not say so")
+	}
 	for _, want := range []string{"build-01", "/registrations/" + string(reg.ID), "build.example.com", ssh.FingerprintSHA256(known), ssh.FingerprintSHA256(now), "has changed", "ssh.build"} {
 		if !strings.Contains(page, want) {
 			t.Errorf("the page does not show %q", want)

@@ -32,7 +32,8 @@ type page struct {
 	Waiting int    // registrations that wait for approval
 	Blocked int    // registrations; render fills it in
 	Held    int    // approvals that wait; render fills it in
-	Refresh string // URL that the page goes on to by itself in a second; empty: it stays
+	Refresh string // URL that the page goes on to by itself; empty: it stays
+	Seconds int    // after which it does
 	Body    any
 }
 

@@ -7,8 +7,14 @@ import (
 	"github.com/clawpatrol/clawpatrol/registry"
 )
 
-// shownEnded is how many approvals that have ended the page shows.
-const shownEnded = 50
+const (
+	// shownEnded is how many approvals that have ended the page shows.
+	shownEnded = 50
+
+	// lookAgain is after how many seconds a page on which nothing waits looks
+	// again. One with something on it stays: a reason may be being written.
+	lookAgain = 5
+)
 
 // approvalRow is an approval on a page: all text made safe to look at.
 type approvalRow struct {
@@ -79,6 +85,9 @@ func (d *dashboard) showApprovals(w http.ResponseWriter, r *http.Request, proble
 		body.HostKeys = append(body.HostKeys, newHostKeyView(k))
 	}
 	p := page{Title: "Approvals", Section: "approvals", Done: doneMessage(r), Waiting: d.waiting(), Body: body}
+	if len(waiting) == 0 && problem == nil {
+		p.Refresh, p.Seconds = "/approvals", lookAgain
+	}
 	d.render(w, d.showFailure(&p, problem), "approvals", p)
 }
 

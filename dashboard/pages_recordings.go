@@ -93,9 +93,9 @@ func (d *dashboard) recordingPage(w http.ResponseWriter, r *http.Request) {
 		f.Mark = shown(f.Mark)
 		switch play := r.URL.Query().Get("play") != "" && !f.Cut; {
 		case play && f.Next != 0: // what nothing happens in is left out
-			p.Refresh = replayURL(path, max(f.At+1, f.Next), true)
+			p.Refresh, p.Seconds = replayURL(path, max(f.At+1, f.Next), true), 1
 		case play && e.Live:
-			p.Refresh = replayURL(path, f.At+1, true)
+			p.Refresh, p.Seconds = replayURL(path, f.At+1, true), 1
 		}
 	} else {
 		from, _ := strconv.Atoi(r.URL.Query().Get("from"))
