@@ -95,6 +95,7 @@ func (c *conversation) handshake() error {
 	c.patience = time.AfterFunc(handshakeTimeout, func() { c.end(errTooSlow) })
 	defer c.patience.Stop()
 	defer context.AfterFunc(c.ctx, func() { _ = c.socket.Close() })()
+	config.Ciphers = c.socket.preview()
 	agent, opened, asked, err := xssh.NewServerConn(c.socket, config)
 	if err == nil && c.refused == nil && agent.User() != c.login {
 		err = errors.New("the user name changed")

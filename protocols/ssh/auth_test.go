@@ -5,8 +5,10 @@ import (
 	"crypto/rsa"
 	"encoding/pem"
 	"errors"
+	"net"
 	"os/exec"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -419,4 +421,40 @@ func TestI21_NothingGoesUpstreamWithoutTheCredential(t *testing.T) {
 			t.Error("the command reached the upstream")
 		}
 	})
+}
+
+// A client need not speak first, nor tell what it offers before it has been told.
+func TestAuth_AShyClient(t *testing.T) {
+	l, _, _ := pair(t, nil)
+	shy := &shyConn{Conn: l.Serve(l.handler, l.id(), host, 22)}
+	c, channels, requests, err := xssh.NewClientConn(shy, host+":22", l.config("x"))
+	must(t, err)
+	client := xssh.NewClient(c, channels, requests)
+	defer client.Close()
+	if out, _, err := output(t, client, "echo hello"); out != "hello\n" || err != nil {
+		t.Errorf("%q, %v", out, err)
+	}
+}
+
+// shyConn sends nothing before it has got a version, and no more than a version
+// before it has got an offer.
+type shyConn struct {
+	net.Conn
+	heard atomic.Int64
+	sent  int
+}
+
+func (s *shyConn) Read(p []byte) (int, error) {
+	n, err := s.Conn.Read(p)
+	s.heard.Add(int64(n))
+	return n, err
+}
+
+func (s *shyConn) Write(p []byte) (int, error) {
+	if s.sent++; s.sent == 2 {
+		for end := time.Now().Add(wait); s.heard.Load() < 200 && time.Now().Before(end); {
+			time.Sleep(time.Millisecond)
+		}
+	}
+	return s.Conn.Write(p)
 }

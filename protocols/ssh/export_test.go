@@ -61,3 +61,6 @@ func (l *Ledger) Leave() {
 		s.leave()
 	}
 }
+
+// OffersFastest reports whether a client's version and offer name aes128-gcm.
+func OffersFastest(r io.Reader) bool { return offersFastest(r) }

@@ -1,6 +1,7 @@
 package ssh_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"io"
@@ -11,6 +12,7 @@ import (
 
 	xssh "golang.org/x/crypto/ssh"
 
+	"github.com/clawpatrol/clawpatrol/protocols/ssh"
 	"github.com/clawpatrol/clawpatrol/proxy"
 	"github.com/clawpatrol/clawpatrol/proxy/proxytest"
 )
@@ -179,6 +181,21 @@ func FuzzAgentRequests(f *testing.F) {
 		}
 		if said := fault.Load(); said != nil {
 			t.Fatalf("the upstream got %s", *said)
+		}
+	})
+}
+
+// FuzzOffer feeds what looks at a client's offer arbitrary bytes.
+func FuzzOffer(f *testing.F) {
+	f.Add([]byte("SSH-2.0-x\r\n\x00\x00\x00\x30\x04\x14aaaaaaaaaaaaaaaa\x00\x00\x00\x01x\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"))
+	f.Add([]byte("SSH-2.0-x\n\xff\xff\xff\xff\xff"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		r := bytes.NewReader(data)
+		if ssh.OffersFastest(r) && !bytes.Contains(data, []byte("aes128-gcm@openssh.com")) {
+			t.Error("it is not there")
+		}
+		if len(data)-r.Len() > 255+1+35_004 {
+			t.Error("too much was read")
 		}
 	})
 }

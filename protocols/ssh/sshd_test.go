@@ -127,3 +127,20 @@ func TestSSHD_CommandsRunAndTellHowTheyEnd(t *testing.T) {
 		}
 	}
 }
+
+// OpenSSH prefers a cipher that costs the gateway several times as much. It is
+// offered the other where it has that, and any that it insists on.
+func TestSSHD_OpenSSHUsesTheFastestCipher(t *testing.T) {
+	l, at := sshdLab(t)
+	for _, tc := range []struct{ option, cipher string }{
+		{"", "aes128-gcm@openssh.com"},
+		{"-c chacha20-poly1305@openssh.com", "chacha20-poly1305@openssh.com"},
+		{"-c aes256-ctr", "aes256-ctr"},
+		{"-c aes256-gcm@openssh.com", "aes256-gcm@openssh.com"},
+	} {
+		out, err := l.shell(at, "$SSH -v "+tc.option+" build true 2>&1 | grep -m1 'server->client cipher'")
+		if err != nil || !strings.Contains(out, "cipher: "+tc.cipher+" ") {
+			t.Errorf("%q: %v, %s", tc.option, err, out)
+		}
+	}
+}

@@ -29,6 +29,9 @@ type wire struct {
 	buffer *[wireBuffer]byte // nil while little comes
 	unread []byte            // of it
 
+	// swallow is how much of what is written has been sent already.
+	swallow int
+
 	// joins is set where no packet has the size of the library's buffer.
 	joins atomic.Bool
 	// Of the goroutine that writes.
@@ -55,7 +58,7 @@ func (w *wire) Read(p []byte) (int, error) {
 	}
 	n := copy(p, w.unread)
 	w.unread = w.unread[n:]
-	if len(w.unread) == 0 && n < libraryBuffer {
+	if len(w.unread) == 0 && n < libraryBuffer && w.buffer != nil {
 		wireBuffers.Put(w.buffer)
 		w.buffer = nil
 	}
@@ -63,15 +66,21 @@ func (w *wire) Read(p []byte) (int, error) {
 }
 
 func (w *wire) read(p []byte) (int, error) {
+	n, err := w.look(p)
+	if err != nil && w.ended != nil {
+		w.ended()
+	}
+	return n, err
+}
+
+// look is read by somebody who may give up.
+func (w *wire) look(p []byte) (int, error) {
 	n, err := w.Conn.Read(p)
 	if n > 0 && w.begun != nil {
 		w.once.Do(w.begun)
 	}
 	if n > 0 && w.tally != nil {
 		w.tally(n)
-	}
-	if err != nil && w.ended != nil {
-		w.ended()
 	}
 	return n, err
 }
@@ -80,6 +89,14 @@ func (w *wire) read(p []byte) (int, error) {
 // beginning is as long as the library's buffer; a packet that ends there would
 // wait for ever, which is why joins has to say that there are none.
 func (w *wire) Write(p []byte) (int, error) {
+	if w.swallow > 0 {
+		n := min(w.swallow, len(p))
+		if w.swallow -= n; n == len(p) {
+			return n, nil
+		}
+		m, err := w.Conn.Write(p[n:])
+		return n + m, err
+	}
 	if !w.holds {
 		if len(p) == libraryBuffer && w.joins.Load() {
 			w.holds = true
