@@ -106,7 +106,7 @@ func NewWith(t testing.TB, hcl string, cfg registry.Config) *Kit {
 		Policy:   pol,
 		Dialer:   k.Dialer,
 		Resolver: k.Resolver,
-		Handlers: map[string]proxy.Handler{"https": dispatch{k}, "ssh": dispatch{k}},
+		Handlers: map[string]proxy.Handler{"https": dispatch{k}, "ssh": dispatch{k}, "postgres": dispatch{k}},
 		Log:      log,
 	})
 	if err != nil {
