@@ -34,6 +34,7 @@ var mayImport = map[string][]string{
 	"protocols/ssh":           {"policy", "registry", "secret", "protocols", "protocols/ssh/sftp", "protocols/ssh/recording", "proxy", "proxy/ca", "proxy/egress"},
 	"protocols/ssh/sftp":      {},
 	"protocols/ssh/recording": {"secret"},
+	"protocols/postgres":      {"policy", "registry", "secret", "protocols", "protocols/postgres/statement", "proxy", "proxy/ca", "proxy/egress"},
 	"protocols/https":         {"policy", "registry", "secret", "protocols", "proxy", "proxy/ca", "proxy/egress"},
 	"enrolment/public":        {"enrolment", "enrolment/invites", "listener", "policy", "registry", "secret"},
 

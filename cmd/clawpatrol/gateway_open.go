@@ -21,6 +21,7 @@ import (
 	"github.com/clawpatrol/clawpatrol/enrolment/public"
 	"github.com/clawpatrol/clawpatrol/policy"
 	"github.com/clawpatrol/clawpatrol/protocols/https"
+	"github.com/clawpatrol/clawpatrol/protocols/postgres"
 	"github.com/clawpatrol/clawpatrol/protocols/ssh"
 	"github.com/clawpatrol/clawpatrol/protocols/ssh/recording"
 	"github.com/clawpatrol/clawpatrol/proxy"
@@ -58,6 +59,7 @@ type gateway struct {
 	sshKeys    *ca.SSH
 	ssh        *ssh.Handler
 	recordings *recording.Store
+	postgres   *postgres.Handler
 	proxy      *proxy.Proxy
 	tunnel     *wireguard.Tunnel
 	peers      *proxy.Peers
@@ -136,12 +138,17 @@ func openGateway(ctx context.Context, file string, stdout io.Writer, log *slog.L
 		return nil, err
 	}
 
+	if g.postgres, err = postgres.New(postgres.Config{CA: g.ca, Dialer: g.dialer, Log: log}); err != nil {
+		return nil, fmt.Errorf("preparing the Postgres handler: %w", err)
+	}
+	g.onClose(func() error { g.postgres.Close(); return nil })
+
 	g.proxy, err = proxy.New(proxy.Config{
 		Registry: g.db,
 		Policy:   pol,
 		Dialer:   g.dialer,
 		Resolver: g.resolver,
-		Handlers: map[string]proxy.Handler{"https": g.https, "ssh": g.ssh},
+		Handlers: map[string]proxy.Handler{"https": g.https, "ssh": g.ssh, "postgres": g.postgres},
 		Log:      log,
 	})
 	if err != nil {
