@@ -45,10 +45,7 @@ stops accepting, lets running actions end, and exits.`,
 			return arguments(0, 1)(c, args)
 		},
 		RunE: func(c *cobra.Command, args []string) error {
-			file := "/etc/clawpatrol/gateway.hcl"
-			if len(args) == 1 {
-				file = args[0]
-			}
+			file := policyFile(args)
 			log := newLogger(c.ErrOrStderr(), jsonLog, debug)
 			switch {
 			case c.Flags().Changed("set-dashboard-password"):
