@@ -117,6 +117,9 @@ func (p *probe) try(ctx context.Context, t toolProbe, program string, exported b
 	out := &boundedOutput{left: maxProgramOutput}
 	cmd.Stdout, cmd.Stderr = out, out
 	err = cmd.Run()
+	if ctx.Err() != nil {
+		return fmt.Errorf("%w: it was not done within %v", errNotTried, toolTimeout)
+	}
 	if t.judge != nil {
 		return t.judge(err, out.Bytes())
 	}
