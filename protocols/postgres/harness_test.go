@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -201,4 +202,21 @@ func (l *lab) rows(id registry.ID) []string {
 		rows = append([]string{row.Verdict + " " + row.Summary + ": " + status}, rows...)
 	}
 	return rows
+}
+
+// heap is what is in use, garbage taken out.
+func heap() uint64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
+}
+
+func dial(t testing.TB, address string) net.Conn {
+	t.Helper()
+	conn, err := net.Dial("tcp4", address)
+	must(t, err)
+	t.Cleanup(func() { _ = conn.Close() })
+	must(t, conn.SetDeadline(time.Now().Add(wait)))
+	return conn
 }

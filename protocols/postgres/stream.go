@@ -77,9 +77,6 @@ func (s *stream) body(n int) ([]byte, error) {
 	return s.buf[s.at+headSize : s.at+headSize+n], nil
 }
 
-// buffered is how much of the next message's body there is without reading.
-func (s *stream) buffered(length int) int { return min(length, s.end-s.at-headSize) }
-
 // pass lets the next message, whose body has this length, go on.
 func (s *stream) pass(length int) { s.step(length, false) }
 
