@@ -29,7 +29,11 @@ func (c *conversation) takeChannels() {
 			_ = opened.Reject(reason, "clawpatrol: "+text)
 			continue
 		}
-		c.sessions.Add(1)
+		if !c.beginChannel() {
+			c.leaveChannel()
+			_ = opened.Reject(xssh.ResourceShortage, "clawpatrol: "+c.why())
+			continue
+		}
 		c.run(func() {
 			defer c.sessions.Done()
 			defer c.leaveChannel()

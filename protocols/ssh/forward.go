@@ -57,8 +57,10 @@ func (c *conversation) serveForward(opened xssh.NewChannel) {
 	defer fromAgent.leave()
 	defer fromUpstream.leave()
 	var streams, both sync.WaitGroup
-	both.Go(func() { skim(agent.Stderr()) })
-	both.Go(func() { skim(up.Stderr()) })
+	for _, none := range []*stream{c.inbound.follow(agent.Stderr()), c.upstream.outbound.follow(up.Stderr())} {
+		defer none.leave()
+		both.Go(none.skim)
+	}
 	streams.Go(func() {
 		defer c.contain()
 		_ = relay(up, fromAgent, &in, nil)

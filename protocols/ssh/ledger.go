@@ -132,11 +132,12 @@ func (l *ledger) weigh() {
 	}
 }
 
-// skim reads and drops what a stream should not have: errors of an agent's.
-func skim(r io.Reader) {
-	var p [1024]byte
+// skim reads and drops a stream that should have nothing: errors of an agent's,
+// or of a forwarded connection.
+func (s *stream) skim() {
+	var p [256]byte
 	for {
-		if _, err := r.Read(p[:]); err != nil {
+		if _, err := s.Read(p[:]); err != nil {
 			return
 		}
 	}

@@ -161,7 +161,10 @@ type conversation struct {
 	upstream *link
 	lost     chan struct{} // closed when the upstream is gone
 	channels gauge
-	inbound  *ledger        // of what agents send
+	inbound  *ledger // of what agents send
+
+	serving  sync.Mutex
+	leaving  bool           // no more channels are begun; guarded by serving
 	sessions sync.WaitGroup // channels being served
 }
 
@@ -243,8 +246,21 @@ func (c *conversation) serve() {
 	_ = c.agent.Close()
 }
 
+// beginChannel reports whether one more may be served; then c.sessions counts it.
+func (c *conversation) beginChannel() bool {
+	c.serving.Lock()
+	defer c.serving.Unlock()
+	if !c.leaving {
+		c.sessions.Add(1)
+	}
+	return !c.leaving
+}
+
 // farewell gives channels the time to say why they end.
 func (c *conversation) farewell() {
+	c.serving.Lock()
+	c.leaving = true
+	c.serving.Unlock()
 	ended := make(chan struct{})
 	c.run(func() { c.sessions.Wait(); close(ended) })
 	select {

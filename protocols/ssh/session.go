@@ -88,8 +88,10 @@ func (c *conversation) serveSession(opened xssh.NewChannel) {
 	defer s.input.leave()
 	defer s.output.leave()
 	defer s.errors.leave()
+	none := c.inbound.follow(agent.Stderr())
+	defer none.leave()
 	var both sync.WaitGroup
-	both.Go(func() { skim(agent.Stderr()) })
+	both.Go(none.skim)
 	both.Go(func() {
 		defer c.contain()
 		for r := range agentRequests {
