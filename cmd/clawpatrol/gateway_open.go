@@ -148,7 +148,7 @@ func openGateway(ctx context.Context, file string, stdout io.Writer, log *slog.L
 		Policy:   pol,
 		Dialer:   g.dialer,
 		Resolver: g.resolver,
-		Handlers: map[string]proxy.Handler{"https": g.https, "ssh": g.ssh, "postgres": g.postgres},
+		Handlers: g.handlers(),
 		Log:      log,
 	})
 	if err != nil {
@@ -192,6 +192,11 @@ func openGateway(ctx context.Context, file string, stdout io.Writer, log *slog.L
 		return nil, err
 	}
 	return g, nil
+}
+
+// handlers are who speaks to endpoints, by type.
+func (g *gateway) handlers() map[string]proxy.Handler {
+	return map[string]proxy.Handler{"https": g.https, "ssh": g.ssh, "postgres": g.postgres}
 }
 
 func (g *gateway) onClose(f func() error) { g.closers = append(g.closers, f) }

@@ -46,6 +46,24 @@ func command(t *testing.T, stdin string, args ...string) (code int, output strin
 
 const testPassword = "correct horse battery"
 
+// Every type of endpoint that a policy may have is one that the gateway speaks to.
+func TestGateway_EveryEndpointTypeIsServed(t *testing.T) {
+	p, err := policy.Load("../../gateway.hcl.example", policy.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	handlers := new(gateway).handlers()
+	seen := map[string]bool{}
+	for _, e := range p.Endpoints {
+		if seen[e.Type] = true; handlers[e.Type] == nil {
+			t.Errorf("%s has no handler", e.Ref())
+		}
+	}
+	if len(seen) != len(handlers) {
+		t.Errorf("the example has endpoints of %d types, and there are %d handlers", len(seen), len(handlers))
+	}
+}
+
 // An agent user who can write the policy file has --set-dashboard-password, run
 // by root, open a state directory of theirs.
 func TestI22_PasswordCommandsCheckThePolicyFile(t *testing.T) {
