@@ -55,7 +55,7 @@ const (
 )
 
 func (h *Handler) algorithms() xssh.Config {
-	return xssh.Config{KeyExchanges: keyExchanges, Ciphers: ciphers, MACs: macs, RekeyThreshold: h.rekeyAfter}
+	return xssh.Config{KeyExchanges: keyExchanges, Ciphers: ciphers, MACs: macs, RekeyThreshold: h.rekey}
 }
 
 // admission is what is known of an agent that has not been let in yet. Its fields
@@ -92,7 +92,7 @@ func (c *conversation) handshake() error {
 		return err
 	}
 	c.reached = make(chan struct{})
-	c.patience = time.AfterFunc(handshakeTimeout, func() { c.end(errTooSlow) })
+	c.patience = time.AfterFunc(c.handler.patience.agent, func() { c.end(errTooSlow) })
 	defer c.patience.Stop()
 	defer context.AfterFunc(c.ctx, func() { _ = c.socket.Close() })()
 	config.Ciphers = c.socket.preview()
@@ -173,7 +173,7 @@ func (c *conversation) reach(login string) error {
 	if !c.patience.Stop() {
 		return errTooSlow
 	}
-	defer c.patience.Reset(handshakeTimeout)
+	defer c.patience.Reset(c.handler.patience.agent)
 	c.startReaching(login)
 	select {
 	case <-c.reached:

@@ -114,7 +114,7 @@ func refuseChannels(opened <-chan xssh.NewChannel) {
 
 // keepAlive ends the conversation when its upstream no longer answers.
 func (c *conversation) keepAlive() {
-	tick := time.NewTicker(c.handler.keepAlive())
+	tick := time.NewTicker(c.handler.patience.keepAlive)
 	defer tick.Stop()
 	answered := make(chan struct{}, 1)
 	answered <- struct{}{}

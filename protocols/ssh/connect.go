@@ -153,7 +153,7 @@ func (c *conversation) reachHop(h hop, through *link, grant *proxy.Grant, login 
 
 // attempt makes one connection to the hop.
 func (c *conversation) attempt(h hop, through *link, auth *authentication) (*link, error) {
-	ctx, cancel := context.WithTimeout(c.ctx, upstreamTimeout)
+	ctx, cancel := context.WithTimeout(c.ctx, c.handler.patience.upstream)
 	defer cancel()
 	var conn net.Conn
 	var err error
@@ -169,7 +169,12 @@ func (c *conversation) attempt(h hop, through *link, auth *authentication) (*lin
 	config := auth.clientConfig(c.handler.algorithms(), check)
 	banner := &banner{scrub: auth.scrub}
 	config.BannerCallback = banner.add
-	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
+	stop := context.AfterFunc(ctx, func() {
+		_ = conn.Close()
+		if through != nil {
+			through.close() // a jump need not answer the end of a channel
+		}
+	})
 	outbound := &ledger{share: c.share, over: func() { c.end(errTooMuchWaits) }}
 	socket := &wire{Conn: conn}
 	if !h.jump {

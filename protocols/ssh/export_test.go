@@ -10,10 +10,10 @@ import (
 )
 
 // SetRekeyAfter makes both halves of later connections change keys after n bytes.
-func (h *Handler) SetRekeyAfter(n uint64) { h.rekeyAfter = n }
+func (h *Handler) SetRekeyAfter(n uint64) { h.rekey = n }
 
 // SetKeepAlive makes later connections ask their upstream every d.
-func (h *Handler) SetKeepAlive(d time.Duration) { h.keepAliveAfter = d }
+func (h *Handler) SetKeepAlive(d time.Duration) { h.patience.keepAlive = d }
 
 // NewScrubbed returns what looks for a password in one stream.
 func NewScrubbed(password secret.Secret) func([]byte) { return newScrubber(password).stream().pass }
@@ -64,3 +64,8 @@ func (l *Ledger) Leave() {
 
 // OffersFastest reports whether a client's version and offer name aes128-gcm.
 func OffersFastest(r io.Reader) bool { return offersFastest(r) }
+
+// SetPatience has later connections wait for agents and upstreams so long.
+func (h *Handler) SetPatience(agent, upstream time.Duration) {
+	h.patience.agent, h.patience.upstream = agent, upstream
+}

@@ -3,6 +3,7 @@ package ssh_test
 import (
 	"bufio"
 	"context"
+	"errors"
 	"io"
 	"net"
 	"os"
@@ -417,4 +418,79 @@ func TestI16_ASlowReaderWaitsAlone(t *testing.T) {
 	done := make(chan struct{})
 	go func() { defer close(done); _ = session.Run("cat") }()
 	within(t, done, "10 MiB come back")
+}
+
+// I16: an agent that hangs in its key exchange, or before it, loses its
+// connection; so does one whose upstream hangs there, with a reason.
+func TestI16_WhoHangsInTheHandshakeIsLeft(t *testing.T) {
+	l, _, _ := pair(t, nil)
+	l.handler.SetPatience(50*time.Millisecond, wait)
+	for _, begin := range []string{"", "SSH-2.0-x", "SSH-2.0-x\r\n", "SSH-2.0-x\r\n\x00\x00\x10\x00\x04"} {
+		conn := l.Serve(l.handler, l.id(), host, 22)
+		_, err := io.WriteString(conn, begin)
+		must(t, err)
+		must(t, conn.SetReadDeadline(time.Now().Add(wait)))
+		if _, err := io.Copy(io.Discard, conn); errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("after %q it stays", begin)
+		}
+	}
+	ln, err := net.Listen("tcp4", "127.0.0.1:0")
+	must(t, err)
+	defer ln.Close()
+	go func() {
+		for {
+			conn, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			defer conn.Close()
+		}
+	}()
+	key, private := newKeyPEM(t, "")
+	l = newLab(t, endpoint("build", host, ln.Addr().String(), key.PublicKey())+`
+		credential "ssh_key" "deploy" {
+			endpoint = ssh.build
+			user = "deploy"
+		}
+		profile "ci" { credentials = [ssh_key.deploy] }`)
+	l.handler.SetPatience(wait, 50*time.Millisecond)
+	l.SetSecret("ssh_key.deploy", "private_key", private)
+	_, told, err := l.try(l.Approve("a", "ci"), host, l.config("x"))
+	if err == nil || !strings.Contains(told, "it did not answer in time") {
+		t.Errorf("%v, told %q", err, told)
+	}
+}
+
+// A jump that lets in and then says nothing more is left too.
+func TestI16_AJumpThatHangsIsLeft(t *testing.T) {
+	key, private := newKeyPEM(t, "")
+	u := newUpstream(t, "deploy", key.PublicKey())
+	for name, hang := range map[string]func(xssh.NewChannel){
+		"opens nothing": func(xssh.NewChannel) {},
+		"opens and is silent": func(c xssh.NewChannel) {
+			_, _, _ = c.Accept() // and does not answer the end of the channel
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bastion := newUpstream(t, "deploy", key.PublicKey(), func(u *upstream) { u.channel = hang })
+			l := newLab(t, endpoint("build", host, u.address, u.host.PublicKey(), "jump = ssh.bastion")+
+				endpoint("bastion", "bastion.example.com", bastion.address, bastion.host.PublicKey())+`
+				credential "ssh_key" "build" {
+					endpoint = ssh.build
+					user = "deploy"
+				}
+				credential "ssh_key" "bastion" {
+					endpoint = ssh.bastion
+					user = "deploy"
+				}
+				profile "both" { credentials = [ssh_key.build, ssh_key.bastion] }`)
+			l.handler.SetPatience(wait, 500*time.Millisecond)
+			l.SetSecret("ssh_key.build", "private_key", private)
+			l.SetSecret("ssh_key.bastion", "private_key", private)
+			_, told, err := l.try(l.Approve("both", "both"), host, l.config("x"))
+			if err == nil || !strings.Contains(told, "it did not answer in time") {
+				t.Errorf("%v, told %q", err, told)
+			}
+		})
+	}
 }

@@ -87,8 +87,15 @@ type Handler struct {
 	running   context.Context // ends with Close
 	stop      context.CancelFunc
 
-	rekeyAfter     uint64        // bytes after which new keys are made; 0: what the ciphers bear. For tests
-	keepAliveAfter time.Duration // 0: keepAliveEvery. For tests
+	patience patience
+	rekey    uint64 // bytes after which new keys are made; 0: what the ciphers bear. For tests
+}
+
+// patience is how long a Handler waits for others. Tests have less.
+type patience struct {
+	agent     time.Duration // handshakeTimeout
+	upstream  time.Duration // upstreamTimeout
+	keepAlive time.Duration // keepAliveEvery
 }
 
 // New returns a Handler; Close ends it.
@@ -109,7 +116,15 @@ func New(cfg Config) (*Handler, error) {
 	if logger == nil {
 		logger = slog.New(slog.DiscardHandler)
 	}
-	h := &Handler{shares: shares{opens: opensPerSecond}, keys: cfg.Keys, dial: dial, approvals: cfg.HostKeys, recorder: cfg.Recordings, log: logger}
+	h := &Handler{
+		keys:      cfg.Keys,
+		dial:      dial,
+		approvals: cfg.HostKeys,
+		recorder:  cfg.Recordings,
+		log:       logger,
+		shares:    shares{opens: opensPerSecond},
+		patience:  patience{handshakeTimeout, upstreamTimeout, keepAliveEvery},
+	}
 	h.running, h.stop = context.WithCancel(context.Background())
 	return h, nil
 }
@@ -303,12 +318,4 @@ func (c *conversation) warn(message string, args ...any) {
 	if c.share.warnings.Allow() {
 		c.handler.log.Warn(message, append([]any{"registration", c.flow.Registration, "endpoint", c.endpoint.Ref(), "host", c.host}, args...)...)
 	}
-}
-
-// keepAlive is how often an upstream is asked whether it is there.
-func (h *Handler) keepAlive() time.Duration {
-	if h.keepAliveAfter > 0 {
-		return h.keepAliveAfter
-	}
-	return keepAliveEvery
 }
