@@ -69,19 +69,24 @@ type Config struct {
 	// Dialer.DialEndpoint.
 	Dial func(ctx context.Context, endpoint *policy.Endpoint, host string, port uint16) (net.Conn, error)
 
+	// ReadOnly says why a statement may not run under a read_only credential, in
+	// words for the agent; nil where it may.
+	ReadOnly func(sql string) error
+
 	Log *slog.Logger // nil discards
 }
 
 // Handler serves flows to postgres endpoints. Safe for concurrent use.
 type Handler struct {
-	ca      *ca.CA
-	dial    dialFunc
-	log     *slog.Logger
-	login   *pgconn.Config // what a connection upstream starts from
-	shares  shares
-	keys    keyring
-	running context.Context // ends with Close
-	stop    context.CancelFunc
+	ca       *ca.CA
+	dial     dialFunc
+	readOnly func(sql string) error
+	log      *slog.Logger
+	login    *pgconn.Config // what a connection upstream starts from
+	shares   shares
+	keys     keyring
+	running  context.Context // ends with Close
+	stop     context.CancelFunc
 }
 
 // dialFunc connects to an endpoint of the policy. again is where an earlier
@@ -114,7 +119,7 @@ func New(cfg Config) (*Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	h := &Handler{ca: cfg.CA, dial: dial, log: logger, login: login}
+	h := &Handler{ca: cfg.CA, dial: dial, readOnly: cfg.ReadOnly, log: logger, login: login}
 	h.running, h.stop = context.WithCancel(context.Background())
 	return h, nil
 }
