@@ -179,7 +179,8 @@ func (c *conversation) serve() error {
 	}
 	defer c.share.connections.give()
 
-	defer context.AfterFunc(c.ctx, func() { _ = c.flow.Conn.SetDeadline(time.Unix(1, 0)) })()
+	hurry := context.AfterFunc(c.ctx, func() { _ = c.flow.Conn.SetDeadline(time.Unix(1, 0)) })
+	defer hurry()
 	_ = c.flow.Conn.SetDeadline(time.Now().Add(startupTimeout))
 	asked, err := c.negotiate()
 	if err != nil {
@@ -188,10 +189,10 @@ func (c *conversation) serve() error {
 	if asked.cancel != nil {
 		return c.cancelRequest(asked.cancel)
 	}
-	_ = c.flow.Conn.SetDeadline(time.Time{})
-	if c.ctx.Err() != nil {
+	if !hurry() { // what comes now ends with c.ctx by itself
 		return c.ctx.Err()
 	}
+	_ = c.flow.Conn.SetDeadline(time.Time{})
 	s, err := c.begin(asked)
 	if err != nil {
 		return c.fail(err)
