@@ -51,6 +51,16 @@ func TestSSH_PlainSSHWorks(t *testing.T) {
 	}
 }
 
+// Another port than 22 has lines of its own in known_hosts files.
+func TestSSH_OtherPort(t *testing.T) {
+	if out := w.works(t, "ssh -p 2222 "+portHost+" id -un </dev/null"); out != "deploy\n" {
+		t.Errorf("%q", out)
+	}
+	if out := w.works(t, "clawpatrol trust --ssh >/dev/null; curl -sS sftp://deploy@"+portHost+":2222/etc/debian_version; clawpatrol trust --ssh --undo >/dev/null"); len(out) < 3 {
+		t.Errorf("%q", out)
+	}
+}
+
 func TestSSH_CopiesFiles(t *testing.T) {
 	dir := scratch(t)
 	w.works(t, "head -c 8000000 /dev/urandom >"+dir+"/a; mkdir "+dir+"/tree; for i in 1 2 3; do echo $i >"+dir+"/tree/$i; done; chmod 750 "+dir+"/tree/2")

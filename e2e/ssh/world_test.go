@@ -23,6 +23,7 @@ const (
 	innerHost  = "inner.example.com"  // reached through build
 	farHost    = "far.example.com"    // no endpoint: the agent has a key of its own
 	wrongHost  = "wrong.example.com"  // is build, where the policy has another key
+	portHost   = "port.example.com"   // is build too, by an address in the policy and at another port
 	unsetHost  = "unset.example.com"  // is build, with a credential that has no secret
 
 	// What only build can reach, by names that only build knows.
@@ -111,6 +112,7 @@ func newWorld(ctx context.Context, l *lab.Lab) (*world, error) {
 	for credential, slots := range map[string]map[string]string{
 		"ssh_key/deploy":      {"private_key": w.key},
 		"ssh_key/fresh":       {"private_key": w.key},
+		"ssh_key/port":        {"private_key": w.key},
 		"ssh_key/inner":       {"private_key": w.key},
 		"ssh_key/wrong":       {"private_key": otherKey},
 		"ssh_password/legacy": {"password": password},
@@ -163,33 +165,42 @@ endpoint "ssh" "unset" {
   hosts     = [%q]
   host_keys = [%q]
 }
+endpoint "ssh" "port" {
+  hosts     = ["%s:2222"]
+  address   = "%s:22"
+  host_keys = [%q]
+}
 endpoint "https" "api" { hosts = ["api.example.com"] }
 credential "ssh_key" "deploy" {
   endpoint = ssh.build
-  user     = %[14]q
+  user     = %[17]q
 }
 credential "ssh_key" "fresh" {
   endpoint = ssh.fresh
-  users    = [%[14]q, "root"]
+  users    = [%[17]q, "root"]
 }
 credential "ssh_password" "legacy" {
   endpoint = ssh.legacy
-  user     = %[14]q
+  user     = %[17]q
 }
 credential "ssh_key" "inner" {
   endpoint = ssh.inner
-  user     = %[14]q
+  user     = %[17]q
 }
 credential "ssh_key" "wrong" {
   endpoint = ssh.wrong
-  user     = %[14]q
+  user     = %[17]q
 }
 credential "ssh_key" "unset" {
   endpoint = ssh.unset
-  user     = %[14]q
+  user     = %[17]q
+}
+credential "ssh_key" "port" {
+  endpoint = ssh.port
+  user     = %[17]q
 }
 credential "bearer" "api" { endpoint = https.api }
-profile "ci" { credentials = [ssh_key.deploy, ssh_key.fresh, ssh_password.legacy, ssh_key.inner, ssh_key.wrong, ssh_key.unset] }
+profile "ci" { credentials = [ssh_key.deploy, ssh_key.fresh, ssh_password.legacy, ssh_key.inner, ssh_key.wrong, ssh_key.unset, ssh_key.port] }
 profile "none" { credentials = [bearer.api] }
 `, buildHost, w.servers[buildHost].HostKey, echoTarget, farHost,
 		freshHost,
@@ -197,6 +208,7 @@ profile "none" { credentials = [bearer.api] }
 		innerHost, w.servers[innerHost].HostKey,
 		wrongHost, wrong,
 		unsetHost, w.servers[buildHost].HostKey,
+		portHost, lab.WorldAddresses(20)[0], w.servers[buildHost].HostKey,
 		lab.SSHAccount)
 }
 
