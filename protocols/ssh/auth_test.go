@@ -293,3 +293,40 @@ func (s *shyConn) Write(p []byte) (int, error) {
 	}
 	return s.Conn.Write(p)
 }
+
+// A key with a passphrase is opened once, not at every connection; another one in
+// its place is another one.
+func TestAuth_AKeyIsOpenedOnce(t *testing.T) {
+	first, firstPEM := newKeyPEM(t, "opens it")
+	second, secondPEM := newKeyPEM(t, "opens it")
+	used := ""
+	u := newUpstream(t, "", nil, func(u *upstream) {
+		u.config.PublicKeyCallback = func(_ xssh.ConnMetadata, k xssh.PublicKey) (*xssh.Permissions, error) {
+			used = xssh.FingerprintSHA256(k)
+			return nil, nil
+		}
+	})
+	l := newLab(t, u.policy("ssh_key"))
+	id := l.Approve("a", "ci")
+	for _, tc := range []struct {
+		pem, passphrase string
+		print           string
+	}{
+		{firstPEM, "opens it", xssh.FingerprintSHA256(first.PublicKey())},
+		{firstPEM, "opens it", xssh.FingerprintSHA256(first.PublicKey())},
+		{firstPEM, "does not", ""},
+		{secondPEM, "opens it", xssh.FingerprintSHA256(second.PublicKey())},
+		{firstPEM, "opens it", xssh.FingerprintSHA256(first.PublicKey())},
+	} {
+		slots := map[string]secret.Secret{"private_key": secret.New([]byte(tc.pem)), "passphrase": secret.New([]byte(tc.passphrase))}
+		must(t, l.DB.SetCredential(t.Context(), "ssh_key.deploy", slots))
+		used = ""
+		_, told, err := l.try(id, host, l.config("x"))
+		if (err == nil) != (tc.print != "") || used != tc.print {
+			t.Errorf("%q: %v, %q, with %s", tc.passphrase, err, told, used)
+		}
+	}
+	if n := l.handler.Opened(); n != 4 {
+		t.Errorf("opened %d times", n)
+	}
+}

@@ -129,7 +129,7 @@ func (c *conversation) authorizeHop(h hop, login string) (*proxy.Grant, error) {
 // reachHop dials the hop and authenticates, once its host key is known to be
 // right. A key that an operator has to accept is waited for without a connection.
 func (c *conversation) reachHop(h hop, through *link, grant *proxy.Grant, login string) (*link, error) {
-	auth, err := newAuthentication(grant, login)
+	auth, err := newAuthentication(&c.handler.opened, grant, login)
 	if err != nil {
 		return nil, err
 	}

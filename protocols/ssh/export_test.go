@@ -71,3 +71,6 @@ func OffersFastest(r io.Reader) bool { return offersFastest(r) }
 func (h *Handler) SetPatience(agent, upstream time.Duration) {
 	h.patience.agent, h.patience.upstream = agent, upstream
 }
+
+// Opened is how many keys with a passphrase have been opened, or not.
+func (h *Handler) Opened() int { return h.opened.times }

@@ -84,6 +84,7 @@ type Handler struct {
 	recorder  *recording.Store
 	log       *slog.Logger
 	shares    shares
+	opened    keys
 	running   context.Context // ends with Close
 	stop      context.CancelFunc
 

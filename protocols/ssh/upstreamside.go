@@ -11,6 +11,7 @@ import (
 
 	"github.com/clawpatrol/clawpatrol/protocols"
 	"github.com/clawpatrol/clawpatrol/proxy"
+	"github.com/clawpatrol/clawpatrol/secret"
 )
 
 // authentication is what one credential presents to an upstream.
@@ -31,14 +32,14 @@ var (
 
 // newAuthentication makes what grant's credential presents for an agent that
 // logged in as login. Its errors are refusals.
-func newAuthentication(grant *proxy.Grant, login string) (*authentication, error) {
+func newAuthentication(opener *keys, grant *proxy.Grant, login string) (*authentication, error) {
 	a := &authentication{user: userOf(grant.Credential, login)}
 	if a.user == "" {
 		return nil, errUser
 	}
 	switch grant.Credential.Type {
 	case "ssh_key":
-		return a, a.withKey(grant)
+		return a, a.withKey(opener, grant)
 	case "ssh_password":
 		return a, a.withPassword(grant)
 	}
@@ -46,20 +47,19 @@ func newAuthentication(grant *proxy.Grant, login string) (*authentication, error
 }
 
 // withKey presents a key, and first its certificate where there is one.
-func (a *authentication) withKey(grant *proxy.Grant) error {
+func (a *authentication) withKey(opener *keys, grant *proxy.Grant) error {
 	key, err := grant.Secret("private_key")
 	if err != nil {
 		return err
 	}
 	unreadable := &proxy.Refusal{Code: proxy.CodeSecretMissing, Reason: "what is stored for credential " + grant.Credential.Ref() + " is not a key that can be used: an operator has to store it again"}
-	var signer xssh.Signer
-	if passphrase, err := grant.Secret("passphrase"); err == nil && len(passphrase.Reveal()) > 0 {
-		signer, err = xssh.ParsePrivateKeyWithPassphrase(key.Reveal(), passphrase.Reveal())
-		if err != nil {
-			return unreadable // the error may quote the key
-		}
-	} else if signer, err = xssh.ParsePrivateKey(key.Reveal()); err != nil {
-		return unreadable
+	passphrase, err := grant.Secret("passphrase")
+	if err != nil {
+		passphrase = secret.Secret{} // optional
+	}
+	signer, err := opener.open(grant.Credential.Ref(), key, passphrase)
+	if err != nil {
+		return unreadable // the error may quote the key
 	}
 	if signer, err = modern(signer); err != nil {
 		return unreadable
