@@ -10,8 +10,6 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
-
-	"github.com/clawpatrol/clawpatrol/protocols/postgres"
 )
 
 // lastError returns the severity and SQLSTATE of the last ErrorResponse in what an
@@ -257,17 +255,17 @@ func TestI16_AStartupFloodCostsItsOwnRegistration(t *testing.T) {
 	l, id := ordinary(t)
 	other := l.Approve("b", "ci")
 	var open []net.Conn
-	for range 32 {
-		open = append(open, l.Serve(l.handler, id, host, 5432))
-	}
 	l.Eventually(wait, "one too many is refused", func() bool {
 		conn := l.Serve(l.handler, id, host, 5432)
-		defer conn.Close()
-		must(t, conn.SetDeadline(time.Now().Add(100*time.Millisecond)))
+		open = append(open, conn)
+		must(t, conn.SetDeadline(time.Now().Add(20*time.Millisecond)))
 		heard, _ := io.ReadAll(conn)
 		_, code := lastError(string(heard))
 		return code == "53300"
 	})
+	if len(open) < 32 {
+		t.Errorf("%d connections in the making are too many", len(open))
+	}
 	var n int
 	must(t, l.connect(other, "scram_user", "orders").QueryRow(t.Context(), "SELECT 1").Scan(&n))
 	for _, conn := range open {
@@ -318,13 +316,12 @@ func TestI16_AnAgentThatDoesNotRead(t *testing.T) {
 
 // A panic ends at its flow and is logged.
 func TestI16_APanicEndsItsFlow(t *testing.T) {
-	l := newLab(t, startCluster(t).policy("scram_user", "read_only = true"), func(c *postgres.Config) {
-		c.ReadOnly = func(sql string) error {
-			if strings.Contains(sql, "panic") {
-				panic("in a test")
-			}
-			return nil
+	l := newLab(t, startCluster(t).policy("scram_user", "read_only = true"))
+	l.handler.SetReadOnly(func(sql string) error {
+		if strings.Contains(sql, "panic") {
+			panic("in a test")
 		}
+		return nil
 	})
 	l.SetSecret("postgres.scram_user", "password", password)
 	id := l.Approve("a", "ci")

@@ -13,16 +13,6 @@ import (
 	"github.com/clawpatrol/clawpatrol/proxy"
 )
 
-const (
-	// lookAhead is how much of a statement is read for its row of the log, where
-	// it is not inspected, and of a Bind for its names. In bytes.
-	lookAhead = 16 << 10
-
-	// maxInspected is how long a message is whose statement is looked into. What is
-	// longer is denied there (I19).
-	maxInspected = 1 << 20
-)
-
 // fromAgent passes what the agent sends, until it has gone or the session has
 // ended.
 func (s *session) fromAgent() {
@@ -248,7 +238,7 @@ func (s *session) call(in *stream, n int) error {
 		summary = fmt.Sprintf("function call %d", binary.BigEndian.Uint32(body))
 	}
 	if s.inspects {
-		refusal := &proxy.Refusal{Code: proxy.CodeDenied, Rule: readOnlyRule, Reason: "a function called by its number cannot be looked into: the credential is read_only"}
+		refusal := s.denies("the credential is read-only: a function called by its number cannot be looked into")
 		s.flow.Refuse(s.ctx, summary, refusal)
 		return s.denyQuery(in, n, refusal)
 	}
@@ -285,17 +275,6 @@ func (s *session) text(in *stream, n int) ([]byte, error) {
 		return in.body(n)
 	}
 	return in.body(min(n, lookAhead))
-}
-
-// look inspects the statement of a message of n bytes, where that is to be done.
-func (s *session) look(statement []byte, n int) *proxy.Refusal {
-	switch {
-	case !s.inspects:
-		return nil
-	case n > maxInspected:
-		return &proxy.Refusal{Code: proxy.CodeDenied, Rule: readOnlyRule, Reason: fmt.Sprintf("a statement of more than %d bytes cannot be looked into: the credential is read_only", maxInspected)}
-	}
-	return s.inspect(string(statement))
 }
 
 var errMalformed = &fatal{code: protocolViolation, message: "invalid string in message"}

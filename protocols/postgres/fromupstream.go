@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/clawpatrol/clawpatrol/protocols/postgres/statement"
 	"github.com/clawpatrol/clawpatrol/proxy"
 )
 
@@ -119,12 +120,8 @@ func (s *session) reported(body []byte) {
 		return
 	}
 	value, _, _ := cutString(rest)
-	switch string(name) {
-	case "client_encoding", "standard_conforming_strings":
-		s.up.server[string(name)] = string(value)
-		if !s.readable() {
-			s.end(&fatal{code: insufficientPrivilege, message: "terminating connection: under this " + string(name) + " statements cannot be looked into, and the credential is read_only"})
-		}
+	if statement.ChangesReading(string(name), string(value)) {
+		s.end(&fatal{code: insufficientPrivilege, message: "terminating connection: under this " + string(name) + " statements cannot be looked into, and the credential is read_only"})
 	}
 }
 

@@ -70,8 +70,7 @@ func newLab(t testing.TB, policy string, change ...func(*postgres.Config)) *lab 
 	t.Helper()
 	l := &lab{t: t, Kit: proxytest.New(t, policy), roots: x509.NewCertPool()}
 	dir := t.TempDir()
-	authority, err := ca.Open(ca.Config{Dir: filepath.Join(dir, "ca")})
-	must(t, err)
+	authority := newAuthority(t)
 	l.roots.AppendCertsFromPEM(authority.CertPEM())
 	l.caFile = filepath.Join(dir, "gateway.pem")
 	must(t, os.WriteFile(l.caFile, authority.CertPEM(), 0o600))
@@ -79,8 +78,9 @@ func newLab(t testing.TB, policy string, change ...func(*postgres.Config)) *lab 
 	for _, f := range change {
 		f(&cfg)
 	}
-	l.handler, err = postgres.New(cfg)
+	handler, err := postgres.New(cfg)
 	must(t, err)
+	l.handler = handler
 	l.Kit.Handler = l.handler
 	t.Cleanup(l.handler.Close)
 	return l
@@ -219,4 +219,11 @@ func dial(t testing.TB, address string) net.Conn {
 	t.Cleanup(func() { _ = conn.Close() })
 	must(t, conn.SetDeadline(time.Now().Add(wait)))
 	return conn
+}
+
+func newAuthority(t testing.TB) *ca.CA {
+	t.Helper()
+	authority, err := ca.Open(ca.Config{Dir: filepath.Join(t.TempDir(), "ca")})
+	must(t, err)
+	return authority
 }

@@ -1,41 +1,76 @@
 package postgres
 
 import (
+	"fmt"
 	"strings"
+	"unicode"
 
+	"github.com/clawpatrol/clawpatrol/protocols/postgres/statement"
 	"github.com/clawpatrol/clawpatrol/proxy"
 )
 
 // readOnlyRule is the rule that a read_only credential stands for, in the log.
 const readOnlyRule = "read_only"
 
-// inspect looks into a statement of a session whose credential is read_only.
+// maxInspected is how long a message is whose statement is looked into, in bytes:
+// with room for what stands beside it in a Parse. What is longer is denied (I19).
+const maxInspected = statement.MaxText + 4<<10
+
+// lookAhead is how much of a statement is read for its row of the log, where it is
+// not inspected, and of a Bind for its names, in bytes.
+const lookAhead = 16 << 10
+
+// maxSummary is the action log's bound of a summary, in bytes.
+const maxSummary = 512
+
+// readOnly returns why a statement may not run under a read_only credential.
+func readOnly(parser *statement.Parser) func(sql string) error {
+	return func(sql string) error {
+		// With an error come facts that say Unknown, which ReadOnly refuses.
+		facts, err := parser.Facts(sql)
+		if refusal := statement.ReadOnly(facts); refusal != nil {
+			return refusal
+		}
+		return err
+	}
+}
+
+// look inspects the statement of a message of n bytes, where that is to be done.
 // What cannot be decided is denied (I19).
-func (s *session) inspect(sql string) *proxy.Refusal {
-	denied := func(reason string) *proxy.Refusal {
-		return &proxy.Refusal{Code: proxy.CodeDenied, Rule: readOnlyRule, Reason: reason + ": credential " + s.credential.Ref() + " is read_only"}
+func (s *session) look(sql []byte, n int) *proxy.Refusal {
+	if !s.inspects {
+		return nil
 	}
-	if s.handler.readOnly == nil {
-		return denied("the gateway cannot look into statements")
+	if n > maxInspected {
+		return s.denies(fmt.Sprintf("the credential is read-only: a statement of more than %d KiB cannot be looked into", statement.MaxText>>10))
 	}
-	if err := s.handler.readOnly(sql); err != nil {
-		return denied(err.Error())
+	if err := s.handler.readOnly(string(sql)); err != nil {
+		return s.denies(err.Error())
 	}
 	return nil
 }
 
-// summarize is a statement in the action log.
+// denies is a refusal under read_only.
+func (s *session) denies(reason string) *proxy.Refusal {
+	return &proxy.Refusal{Code: proxy.CodeDenied, Rule: readOnlyRule, Reason: reason}
+}
+
+// summarize is a statement in the action log: without literals, unless the
+// endpoint's policy has them.
 func (s *session) summarize(sql []byte) string {
-	summary := normalise(string(sql))
+	summary := ""
+	if s.endpoint.Postgres.LogLiterals {
+		summary = strings.Map(func(r rune) rune {
+			if unicode.IsSpace(r) {
+				return ' '
+			}
+			return r
+		}, string(sql[:min(len(sql), maxSummary)]))
+	} else {
+		summary = statement.Normalise(string(sql))
+	}
 	if summary == "" {
 		return "(empty statement)"
 	}
 	return summary
-}
-
-func normalise(sql string) string {
-	if f := strings.Fields(sql); len(f) > 0 {
-		return f[0]
-	}
-	return ""
 }

@@ -158,6 +158,9 @@ func (c *conversation) open(o *opening, asked login, grant *proxy.Grant) (*sessi
 	if err != nil {
 		return nil, err
 	}
+	if credential.ReadOnly {
+		c.handler.warm()
+	}
 	m, err := meansOf(grant)
 	if err != nil {
 		return nil, refused(err)

@@ -16,11 +16,13 @@ import (
 	"net"
 	"net/netip"
 	"runtime/debug"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/clawpatrol/clawpatrol/policy"
+	"github.com/clawpatrol/clawpatrol/protocols/postgres/statement"
 	"github.com/clawpatrol/clawpatrol/proxy"
 	"github.com/clawpatrol/clawpatrol/proxy/ca"
 	"github.com/clawpatrol/clawpatrol/proxy/egress"
@@ -69,24 +71,28 @@ type Config struct {
 	// Dialer.DialEndpoint.
 	Dial func(ctx context.Context, endpoint *policy.Endpoint, host string, port uint16) (net.Conn, error)
 
-	// ReadOnly says why a statement may not run under a read_only credential, in
-	// words for the agent; nil where it may.
-	ReadOnly func(sql string) error
+	// Parser is the process's, nil where nothing else uses one. The grammar is
+	// loaded for the first session that needs it.
+	Parser *statement.Parser
 
 	Log *slog.Logger // nil discards
 }
 
 // Handler serves flows to postgres endpoints. Safe for concurrent use.
 type Handler struct {
-	ca       *ca.CA
-	dial     dialFunc
-	readOnly func(sql string) error
-	log      *slog.Logger
-	login    *pgconn.Config // what a connection upstream starts from
-	shares   shares
-	keys     keyring
-	running  context.Context // ends with Close
-	stop     context.CancelFunc
+	ca      *ca.CA
+	dial    dialFunc
+	log     *slog.Logger
+	parser  *statement.Parser
+	warming sync.Once
+	login   *pgconn.Config // what a connection upstream starts from
+	shares  shares
+	keys    keyring
+	running context.Context // ends with Close
+	stop    context.CancelFunc
+	tasks   sync.WaitGroup // of the handler itself
+
+	readOnly func(sql string) error // why a statement may not run under a read_only credential
 }
 
 // dialFunc connects to an endpoint of the policy. again is where an earlier
@@ -119,14 +125,33 @@ func New(cfg Config) (*Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	h := &Handler{ca: cfg.CA, dial: dial, readOnly: cfg.ReadOnly, log: logger, login: login}
+	parser := cfg.Parser
+	if parser == nil {
+		parser = new(statement.Parser)
+	}
+	h := &Handler{ca: cfg.CA, dial: dial, parser: parser, readOnly: readOnly(parser), log: logger, login: login}
 	h.running, h.stop = context.WithCancel(context.Background())
 	return h, nil
 }
 
 // Close ends all connections, to agents and upstream. Flows still being served
 // end.
-func (h *Handler) Close() { h.stop() }
+func (h *Handler) Close() {
+	h.stop()
+	h.tasks.Wait()
+}
+
+// warm loads the grammar while the first session that needs it is being made. It
+// takes a second, and memory that a gateway without such sessions never needs.
+func (h *Handler) warm() {
+	h.warming.Do(func() {
+		h.tasks.Go(func() {
+			if err := h.parser.Warm(); err != nil {
+				h.log.Error("statements under read_only credentials will be denied", "err", err)
+			}
+		})
+	})
+}
 
 // Serve runs one flow: see proxy.Handler. It returns nil where the agent got what
 // it asked for: a session, or the delivery of a cancel request.

@@ -20,7 +20,7 @@ func TestPsql_WithoutAPassword(t *testing.T) {
 	if out, err := l.psql(at, "scram_user", "orders", "\\d\n\\dt *.*\n\\l\n\\du\n\\df pg_catalog.abs\n\\conninfo"); err != nil || !strings.Contains(out, "SSL connection") {
 		t.Errorf("%q, %v", out, err)
 	}
-	want := []string{"allow connect scram_user@orders: connected", "allow SELECT current_user, current_database(): SELECT 1"}
+	want := []string{"allow connect scram_user@orders: connected", "allow SELECT current_user, current_database();: SELECT 1"}
 	if rows := l.rows(id); !slices.Equal(rows[:2], want) {
 		t.Errorf("logged %q, want %q first", rows[:2], want)
 	}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/clawpatrol/clawpatrol/policy"
+	"github.com/clawpatrol/clawpatrol/protocols/postgres/statement"
 	"github.com/clawpatrol/clawpatrol/proxy"
 	"github.com/clawpatrol/clawpatrol/registry"
 )
@@ -142,8 +143,12 @@ func (s *session) covers(g *proxy.Grant) bool {
 // readable reports whether statements mean to the server what they mean to a
 // reader of their bytes, by what it reported of its session.
 func (s *session) readable() bool {
-	encoding, strings := s.up.server["client_encoding"], s.up.server["standard_conforming_strings"]
-	return (encoding == "" || plainEncoding(encoding)) && strings != "off"
+	for name, value := range s.up.server {
+		if statement.ChangesReading(name, value) {
+			return false
+		}
+	}
+	return true
 }
 
 // authorize asks the Gate for one statement.

@@ -3,6 +3,8 @@ package postgres
 import (
 	"slices"
 	"strings"
+
+	"github.com/clawpatrol/clawpatrol/protocols/postgres/statement"
 )
 
 // harmless are the run-time parameters that every agent may set in its startup
@@ -13,27 +15,10 @@ var harmless = []string{
 }
 
 // readOnlySettings undo what a read_only credential is for, whatever the endpoint
-// allows: the transactions' mode, who one is, and how statements are read.
+// allows: the transactions' mode, who one is, and what code runs.
 var readOnlySettings = []string{
 	"default_transaction_read_only", "transaction_read_only", "role", "session_authorization",
-	"standard_conforming_strings", "backslash_quote", "transform_null_equals", "session_preload_libraries", "local_preload_libraries",
-}
-
-// plainEncodings are those in which every byte below 0x80 is the character that
-// ASCII has there. In the others a backslash or a letter may be half a character,
-// and what the gateway reads would not be what the server reads.
-var plainEncodings = []string{"utf8", "unicode", "sqlascii", "latin1", "latin2", "latin9", "win1250", "win1251", "win1252", "iso88591", "iso885915", "auto"}
-
-// plainEncoding reports whether a client_encoding is one of plainEncodings.
-// PostgreSQL compares letters and digits only (pg_char_to_encoding).
-func plainEncoding(name string) bool {
-	name = strings.Map(func(r rune) rune {
-		if r >= '0' && r <= '9' || r >= 'a' && r <= 'z' {
-			return r
-		}
-		return -1
-	}, strings.ToLower(name))
-	return slices.Contains(plainEncodings, name)
+	"session_preload_libraries", "local_preload_libraries",
 }
 
 // sessionSettings returns what goes upstream of the parameters that an agent
@@ -46,8 +31,8 @@ func sessionSettings(asked []setting, allowed []string, replication, readOnly bo
 		switch {
 		case readOnly && slices.Contains(readOnlySettings, name):
 			return &fatal{code: insufficientPrivilege, message: "permission denied to set parameter " + quoted(name) + ": the credential is read_only"}
-		case readOnly && name == "client_encoding" && !plainEncoding(value):
-			return &fatal{code: insufficientPrivilege, message: "client_encoding " + quoted(value) + " cannot be looked into: the credential is read_only; use UTF8"}
+		case readOnly && statement.ChangesReading(name, value):
+			return &fatal{code: insufficientPrivilege, message: "under " + name + " " + quoted(value) + " statements cannot be looked into, and the credential is read_only"}
 		case !slices.Contains(harmless, name) && !slices.Contains(allowed, name):
 			return &fatal{
 				code:    insufficientPrivilege,
