@@ -123,9 +123,10 @@ func (s *stream) fill() error {
 	if err := s.flush(); err != nil {
 		return err
 	}
-	if len(s.buf) > bufferSize && s.at > 0 && s.end-s.at < bufferSize {
+	switch {
+	case s.at == s.end && len(s.buf) > bufferSize: // a large message has been passed
 		s.move(make([]byte, bufferSize))
-	} else {
+	case s.at == s.end || s.end == len(s.buf): // not each time: what drips in would be moved over and over
 		s.move(s.buf)
 	}
 	n, err := s.from.Read(s.buf[s.end:])
