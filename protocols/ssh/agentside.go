@@ -186,7 +186,7 @@ func (c *conversation) reach(login string) error {
 // begin is called with the agent's first bytes. Where its user name makes no
 // difference the upstream is reached while keys are exchanged here.
 func (c *conversation) begin() {
-	if credentials := c.flow.Match.Credentials; len(credentials) == 1 && credentials[0].User != "" {
+	if credentials := c.flow.Match.Credentials; len(credentials) == 1 && credentials[0].User != "" && c.endpoint.SSH.Jump == nil {
 		c.startReaching(credentials[0].User)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"slices"
 	"strconv"
@@ -29,8 +30,6 @@ type hop struct {
 type link struct {
 	hop
 	conn       xssh.Conn
-	channels   <-chan xssh.NewChannel // that the upstream opens
-	requests   <-chan *xssh.Request   // of the upstream, of the connection
 	user       string
 	credential *policy.Credential
 	version    uint64 // of its secret
@@ -68,10 +67,6 @@ func (c *conversation) connect(login string) (*link, error) {
 				reached.close()
 			}
 			return nil, err
-		}
-		if next.jump { // nothing of what it asks or opens leads anywhere
-			c.run(func() { answerUpstream(next.requests) })
-			c.run(func() { refuseChannels(next.channels) })
 		}
 		context.AfterFunc(c.ctx, next.close)
 		reached = next
@@ -181,6 +176,10 @@ func (c *conversation) attempt(h hop, through *link, auth *authentication) (*lin
 		socket.tally = outbound.received
 	}
 	cc, channels, requests, err := xssh.NewClientConn(socket, check.address(), config)
+	if err == nil { // until it is closed: the library waits for whoever takes these
+		c.run(func() { answerUpstream(requests) })
+		c.run(func() { refuseChannels(channels) })
+	}
 	if !stop() && err == nil {
 		_ = cc.Close()
 		err = ctx.Err()
@@ -198,7 +197,7 @@ func (c *conversation) attempt(h hop, through *link, auth *authentication) (*lin
 		return nil, errUnasked // I21
 	}
 	socket.joinFor(cc)
-	return &link{hop: h, conn: cc, channels: channels, requests: requests, user: auth.user, scrub: auth.scrub, outbound: outbound, through: through}, nil
+	return &link{hop: h, conn: cc, user: auth.user, scrub: auth.scrub, outbound: outbound, through: through}, nil
 }
 
 // dial opens a connection to a hop from the jump l (RFC 4254, section 7.2).
@@ -223,6 +222,7 @@ func (l *link) dial(ctx context.Context, h hop) (net.Conn, error) {
 			return nil, &failure{class: "jump", reason: "the jump " + l.host + " could not reach it", detail: o.err}
 		}
 		go xssh.DiscardRequests(o.requests)
+		go func() { _, _ = io.Copy(io.Discard, o.channel.Stderr()) }() // nobody else reads it
 		return &channelConn{Channel: o.channel, remote: &net.TCPAddr{Port: int(port)}}, nil
 	case <-ctx.Done():
 		l.close() // there is no taking back an open

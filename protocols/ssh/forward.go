@@ -17,7 +17,7 @@ import (
 // and dialled by the upstream.
 func (c *conversation) serveForward(opened xssh.NewChannel) {
 	var asked forwardRequest
-	if parse(opened.ExtraData(), maxRequest, &asked) != nil || asked.Port > 0xffff {
+	if parse(opened.ExtraData(), maxRequest, &asked) != nil || asked.Port > 0xffff || strings.IndexByte(asked.Host, 0) >= 0 {
 		c.refuse("forward", errMalformed.Error())
 		_ = opened.Reject(xssh.ConnectionFailed, "clawpatrol: "+errMalformed.Error())
 		return

@@ -147,6 +147,9 @@ func (h *hostKeyCheck) certified(certificate *xssh.Certificate) error {
 	if certificate.CertType != xssh.HostCert {
 		return errors.New("it shows a certificate that is not a host's")
 	}
+	if h.revoked(certificate.Key) || h.revoked(certificate.SignatureKey) {
+		return errors.New("its certificate is revoked")
+	}
 	authority := certificate.SignatureKey.Marshal()
 	if !slices.ContainsFunc(h.endpoint.SSH.HostCAs, func(k xssh.PublicKey) bool { return bytes.Equal(k.Marshal(), authority) }) {
 		return errors.New("its certificate is signed by an unknown authority")
@@ -161,6 +164,15 @@ func (h *hostKeyCheck) certified(certificate *xssh.Certificate) error {
 		return nil
 	}
 	return errors.New("its certificate is for another host")
+}
+
+// revoked reports whether known_hosts_file says so of a plain key.
+func (h *hostKeyCheck) revoked(key xssh.PublicKey) bool {
+	if h.endpoint.SSH.KnownHosts == nil {
+		return false
+	}
+	var revoked *knownhosts.RevokedError
+	return errors.As(h.endpoint.SSH.KnownHosts(h.address(), nowhere, key), &revoked)
 }
 
 // nowhere stands for the address that known_hosts files are not looked up with.

@@ -83,10 +83,12 @@ func (s *session) look(record func([]byte) error) func([]byte) error {
 	}
 	record = recorded(record)
 	return func(p []byte) error {
-		scrub.pass(p)
-		if record != nil {
-			return record(p)
+		if record != nil { // which masks better: it may hold back what comes in pieces
+			if err := record(p); err != nil {
+				return err
+			}
 		}
+		scrub.pass(p)
 		return nil
 	}
 }

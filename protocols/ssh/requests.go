@@ -12,7 +12,7 @@ const (
 	maxCommand = 128 << 10 // bytes of a command: Linux takes no longer argument (MAX_ARG_STRLEN)
 	maxRequest = 16 << 10  // bytes of any other request
 	maxEnv     = 64        // variables of a session
-	maxName    = 128       // bytes of the name of a variable, a subsystem, a signal, a kind of channel
+	maxName    = 128       // bytes of the name of a variable, a signal, a kind of channel
 )
 
 // execRequest is also that of a subsystem (RFC 4254, section 6.5).

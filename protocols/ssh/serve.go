@@ -253,11 +253,12 @@ func (c *conversation) serve() {
 	c.run(c.keepAlive)
 	c.run(c.takeRequests)
 	c.run(c.takeChannels)
-	c.run(func() { answerUpstream(up.requests) })
-	c.run(func() { refuseChannels(up.channels) })
 	<-c.ctx.Done()
 	up.close()
-	<-c.lost
+	select {
+	case <-c.lost:
+	case <-time.After(goodbyePatience): // it may wait for an agent that reads nothing
+	}
 	c.farewell()
 	_ = c.agent.Close()
 }

@@ -49,6 +49,11 @@ type shares struct {
 func (s *shares) enter(id registry.ID) *share {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	for other, o := range s.of { // who has gone, and has all that may be had at once
+		if o.holders == 0 && o.refusals.Tokens() >= refusalsPerSecond && o.warnings.Tokens() >= warningsBurst && o.opens.Tokens() >= opensBurst {
+			delete(s.of, other)
+		}
+	}
 	own := s.of[id]
 	if own == nil {
 		own = &share{
@@ -69,7 +74,5 @@ func (s *shares) enter(id registry.ID) *share {
 func (s *shares) leave(own *share) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if own.holders--; own.holders == 0 {
-		delete(s.of, own.id)
-	}
+	own.holders--
 }

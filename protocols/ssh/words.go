@@ -62,6 +62,7 @@ func visible(s string) string {
 // summarize shows what an action is about. What does not fit the log is said to
 // be missing.
 func summarize(what, text, more string) string {
+	more = more[:min(len(more), maxSummary/2)] // escapes take up to six times the room
 	s := what
 	if text != "" {
 		s += " " + visible(text[:min(len(text), maxSummary)])

@@ -162,7 +162,7 @@ func (s *Store) load() error {
 			s.add(&file{name: n, size: info.Size()})
 		}
 	}
-	s.fit()
+	s.fit(0)
 	return nil
 }
 
@@ -212,7 +212,7 @@ func (s *Store) create(f *file) (w *os.File, fits bool, err error) {
 		return nil, false, err
 	}
 	s.add(f)
-	return w, s.fit(), nil
+	return w, s.fit(s.of[f.name.registration].used), nil
 }
 
 var errNoRoom = errors.New("there is no room, and nothing that may be removed")

@@ -30,7 +30,7 @@ func (s *Store) grow(f *file, n int) bool {
 	more := f.room() - before
 	s.of[f.name.registration].used += more
 	s.used += more
-	return s.fit()
+	return s.fit(s.of[f.name.registration].used)
 }
 
 func (s *Store) finished(f *file) {
@@ -41,9 +41,9 @@ func (s *Store) finished(f *file) {
 
 // fit removes files until the rest is within the limits. It reports false where
 // that would take live ones. s.mu is held.
-func (s *Store) fit() bool {
+func (s *Store) fit(least int64) bool {
 	for s.used > s.limits.Total || s.files > s.limits.Files {
-		victim := s.oldestOfLargest()
+		victim := s.oldestOfLargest(least)
 		if victim == nil {
 			return false
 		}
@@ -54,11 +54,11 @@ func (s *Store) fit() bool {
 
 // oldestOfLargest returns the oldest finished file of the registration with the
 // most room that has one; nil without any.
-func (s *Store) oldestOfLargest() *file {
+func (s *Store) oldestOfLargest(least int64) *file {
 	var victim *file
 	var most int64
 	for _, r := range s.of {
-		if victim != nil && r.used <= most {
+		if r.used < least || victim != nil && r.used <= most {
 			continue
 		}
 		if i := slices.IndexFunc(r.files, func(f *file) bool { return !f.live }); i >= 0 {

@@ -14,7 +14,9 @@
 package sftp
 
 import (
+	"fmt"
 	"io"
+	"runtime/debug"
 	"sync"
 )
 
@@ -73,6 +75,7 @@ func Relay(agent, upstream io.ReadWriter, decide func(Action) error) error {
 	s := &session{decide: decide, agent: &shared{w: agent}, upstream: &shared{w: upstream}}
 	ended := make(chan error, 2)
 	go func() {
+		defer contain(ended)
 		err := s.passRequests(agent)
 		if err != nil {
 			ended <- err
@@ -81,6 +84,7 @@ func Relay(agent, upstream io.ReadWriter, decide func(Action) error) error {
 		closeWrite(upstream)
 	}()
 	go func() {
+		defer contain(ended)
 		err := s.passReplies(upstream)
 		if err == nil {
 			closeWrite(agent)
@@ -88,6 +92,13 @@ func Relay(agent, upstream io.ReadWriter, decide func(Action) error) error {
 		ended <- err
 	}()
 	return <-ended
+}
+
+// contain makes a panic the end of one session. ended has room.
+func contain(ended chan<- error) {
+	if r := recover(); r != nil {
+		ended <- fmt.Errorf("sftp panicked: %v\n%s", r, debug.Stack())
+	}
 }
 
 // session is what the two directions share.
