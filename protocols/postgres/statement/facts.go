@@ -75,8 +75,9 @@ type Facts struct {
 	// Prepares and Executes are the names of prepared statements.
 	Prepares, Executes string
 
-	// onlyOpaque says that nothing but Opaque makes the statement Unknown.
-	onlyOpaque bool
+	// judgedElsewhere says that nothing but Opaque and Executes makes the statement
+	// Unknown.
+	judgedElsewhere bool
 }
 
 // size is roughly how much memory f takes, in bytes.

@@ -41,6 +41,9 @@ type reader struct {
 	writes, readWrite, role, password, serverFile bool
 	prepares, executes                            string
 
+	// pinned are calls of set_config on a column, and what that column must be.
+	pinned map[*node]string
+
 	// values says that facts depend on the value of a literal.
 	values bool
 }
@@ -62,7 +65,10 @@ func (r *reader) facts(stmt *node) Facts {
 		Executes:     r.executes,
 	}
 	why := distinct(r.why)
-	f.onlyOpaque = len(why) == 0
+	f.judgedElsewhere = len(why) == 0
+	if f.Executes != "" {
+		why = append(why, "what was prepared under the name")
+	}
 	if len(f.Opaque) > 0 {
 		why = append(why, "what "+strings.Join(f.Opaque, ", ")+" does")
 	}
@@ -121,6 +127,8 @@ func (r *reader) node(n *node, sees *scope) {
 		return
 	case "FuncCall":
 		r.call(n)
+	case "SelectStmt":
+		r.pin(n)
 	case "A_Expr":
 		r.operator(n)
 	case "LockingClause":

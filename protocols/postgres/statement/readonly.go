@@ -3,13 +3,15 @@ package statement
 import "fmt"
 
 // ReadOnly returns why a read_only credential refuses a text with these facts,
-// or nil. It refuses whatever writes, whatever is Unknown for more than the
-// functions in it, and whatever leaves the read-only session or changes whose
-// rights hold. An Opaque function alone is let through: the session is
-// read-only upstream, and the server refuses it what it may not do.
+// or nil. It refuses whatever writes, whatever is Unknown, and whatever leaves the
+// read-only session or changes whose rights hold. But it counts on three things:
 //
-// RESET ALL and DISCARD ALL are let through. So default_transaction_read_only has
-// to stand in the startup message, whose values are what they go back to.
+//   - The session is read-only upstream. So functions that are merely Opaque are
+//     let through: the server refuses them what they may not do.
+//   - Every text of the session is judged, those in Parse messages too. So EXECUTE
+//     is let through, as pg_dump needs it: what was prepared has been judged.
+//   - default_transaction_read_only stands in the startup message, whose values are
+//     what RESET ALL and DISCARD ALL, which are let through, go back to.
 func ReadOnly(all []Facts) error {
 	for i := range all {
 		if reason := all[i].notReadOnly(); reason != "" {
@@ -31,7 +33,7 @@ func (f *Facts) notReadOnly() string {
 		return kind + " changes a password"
 	case f.ReadWrite && f.Kind != "":
 		return kind + " may leave the read-only mode"
-	case f.Unknown && !f.onlyOpaque:
+	case f.Unknown && !f.judgedElsewhere:
 		return "it cannot be told what " + kind + " does: " + f.Why
 	case f.ReadWrite:
 		return kind + " may leave the read-only mode"

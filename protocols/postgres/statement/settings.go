@@ -100,7 +100,11 @@ func (r *reader) setConfig(call *node) {
 	r.values = true
 	args := call.children("args")
 	if len(args) == 3 {
-		if name, ok := constantText(args[0]); ok {
+		name, ok := constantText(args[0])
+		if !ok {
+			name, ok = r.pinned[call]
+		}
+		if ok {
 			value, known := constantText(args[1])
 			r.sets(name, value, known)
 			return
@@ -111,10 +115,45 @@ func (r *reader) setConfig(call *node) {
 	r.unknown("which setting set_config changes")
 }
 
+// pin takes note of the calls "SELECT set_config(name, …) … WHERE name = 'x'",
+// which pg_dump makes: a row's name is x where they are made, because nothing
+// stands between the condition and the output.
+func (r *reader) pin(n *node) {
+	where := n.child("where_clause")
+	if where == nil || where.text("kind") != "AEXPR_OP" || dotted(stringsOf(where.children("name"))) != "=" {
+		return
+	}
+	column := columnOf(where.child("lexpr"))
+	value, known := constantText(where.child("rexpr"))
+	if column == "" || !known {
+		return
+	}
+	for _, target := range n.children("target_list") {
+		call := target.child("val")
+		if args := call.children("args"); len(args) > 0 && columnOf(args[0]) == column {
+			if r.pinned == nil {
+				r.pinned = make(map[*node]string)
+			}
+			r.pinned[call] = value
+		}
+	}
+}
+
+// columnOf returns the name of a column that is named without its table, or "".
+func columnOf(n *node) string {
+	if n == nil || n.kind != "ColumnRef" {
+		return ""
+	}
+	if parts := n.children("fields"); len(parts) == 1 {
+		return parts[0].text("sval")
+	}
+	return ""
+}
+
 // constantText returns the value of a literal, or of one that is cast to text;
 // other types may change it.
 func constantText(n *node) (string, bool) {
-	if n.kind == "TypeCast" {
+	if n != nil && n.kind == "TypeCast" {
 		t := n.child("type_name")
 		name := strings.TrimPrefix(dotted(stringsOf(t.children("names"))), "pg_catalog.")
 		if name != "text" || t.child("typmods") != nil || t.child("array_bounds") != nil {

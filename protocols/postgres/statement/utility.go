@@ -36,7 +36,6 @@ func (r *reader) utility(n *node) {
 		r.prepares = n.text("name")
 	case "ExecuteStmt":
 		r.executes = n.text("name")
-		r.unknown("what was prepared under that name")
 	case "DoStmt":
 		r.unknown("the code of DO")
 	case "CallStmt":
