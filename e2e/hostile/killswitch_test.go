@@ -33,6 +33,7 @@ var killFlows = []flowKind{
 	{"HTTP/2 stream", 200, openHTTP2},
 	{"WebSocket", 100, each(openWebSocket)},
 	{"UDP", 20, openUDP},
+	{"SSH channel", 200, openSSH},
 }
 
 const (
@@ -256,13 +257,18 @@ func TestI07_BlockAndRevokeEndEveryFlow(t *testing.T) {
 	defer pc.Close()
 	go world.serveUDP(pc)
 
-	gw, err := l.StartGateway(ctx, `
+	overSSH, sshKey, err := serveDripSSH(t, l, world)
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	gw, err := l.StartGateway(ctx, overSSH+`
 endpoint "https" "drip" {
   hosts   = ["`+dripHost+`"]
   ca_file = "lab-ca.pem"
 }
 credential "bearer" "drip" { endpoint = https.drip }
-profile "ci" { credentials = [bearer.drip] }
+profile "ci" { credentials = [bearer.drip, ssh_key.drip] }
 `, map[string]string{"lab-ca.pem": string(l.PKI.PEM)})
 	if err != nil {
 		t.Fatal(err)
@@ -273,6 +279,9 @@ profile "ci" { credentials = [bearer.drip] }
 		}
 	})
 	if err := gw.Operator.SetCredential(ctx, "bearer", "drip", apiToken); err != nil {
+		t.Fatal(err)
+	}
+	if err := gw.Operator.Do(ctx, "PUT", "/api/credentials/ssh_key/drip", map[string]any{"slots": map[string]string{"private_key": sshKey}}, nil); err != nil {
 		t.Fatal(err)
 	}
 	mallory, err := l.Join(ctx, l.Agents[0], gw, "ci")
