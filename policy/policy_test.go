@@ -267,7 +267,7 @@ func TestLimits(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "known_hosts")
 			line := strings.Repeat("#", 1023) + "\n"
 			write(t, path, (strings.Repeat(line, n/len(line)) + "#")[:n])
-			return fmt.Sprintf("endpoint \"ssh\" \"a\" {\n hosts = [\"a.example.com\"]\n known_hosts_file = %q\n}\n", path)
+			return fmt.Sprintf("endpoint \"ssh\" \"a\" {\n hosts = [\"a.example.com\"]\n host_keys = \"approve\"\n known_hosts_file = %q\n}\n", path)
 		}},
 		"ca_file": {1 << 20, func(n int) string {
 			pem := certificate(t, 1)

@@ -2,10 +2,12 @@ package policy
 
 import (
 	"bytes"
+	"crypto/ed25519"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"strconv"
 	"strings"
@@ -77,6 +79,10 @@ func (c *compiler) ssh(e *Endpoint, s section) {
 	}
 	if !s.present["host_keys"] && !s.present["host_ca"] && !s.present["known_hosts_file"] {
 		c.errorf(s.header, "Missing attribute", "An endpoint of type \"ssh\" needs host_keys, known_hosts_file or host_ca, to know its host by; or host_keys = %q, and an operator decides when it is first reached.", approveHostKeys)
+	}
+	if v, ok := s.has("known_hosts_file"); ok && x.KnownHosts != nil && !s.present["host_keys"] && !s.present["host_ca"] && !knowsAny(x.KnownHosts, e.Hosts) {
+		c.errorf(v.rng, "Unknown hosts", "%s has no line for any of these hosts, so every connection would be refused. A line for the first begins with %q.",
+			clip(v.text), knownhosts.Normalize(hostText(e.Hosts[0])))
 	}
 	if v, ok := s.has("env"); ok {
 		x.Env = c.envNames(v)
@@ -172,6 +178,27 @@ func (c *compiler) knownHosts(x *SSH, v value) {
 	digest := sha256.Sum256(b)
 	x.knownHostsDigest = hex.EncodeToString(digest[:])
 	c.policy.files = append(c.policy.files, path)
+}
+
+// knowsAny reports whether a known_hosts file has a line for any of the hosts,
+// whatever it says of it. What a wildcard stands for cannot be looked up, so it
+// counts as known.
+func knowsAny(known ssh.HostKeyCallback, hosts []Host) bool {
+	nobodys, err := ssh.NewPublicKey(ed25519.PublicKey(make([]byte, ed25519.PublicKeySize)))
+	if err != nil {
+		return true
+	}
+	for _, h := range hosts {
+		if h.isWildcard() {
+			return true
+		}
+		var unknown *knownhosts.KeyError
+		err := known(hostText(h), &net.TCPAddr{IP: net.IPv4zero}, nobodys)
+		if !errors.As(err, &unknown) || len(unknown.Want) > 0 {
+			return true
+		}
+	}
+	return len(hosts) == 0 // whose absence is reported elsewhere
 }
 
 // envNames reads which variables agents may set: names, or beginnings of names

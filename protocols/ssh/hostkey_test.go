@@ -91,7 +91,7 @@ func TestI04_AHostKeyThatIsNotKnownGetsNoCredential(t *testing.T) {
 			return fmt.Sprintf("known_hosts_file = %q", file("known", host+" "+line(k)+"\n"))
 		}, true, ""},
 		"of another host in known_hosts": {plain, func(k xssh.PublicKey) string {
-			return fmt.Sprintf("known_hosts_file = %q", file("other", "127.0.0.1,other.example.com "+line(k)+"\n"))
+			return fmt.Sprintf("known_hosts_file = %q\nhost_ca = [%q]", file("other", "127.0.0.1,other.example.com "+line(k)+"\n"), line(authority.PublicKey()))
 		}, false, "its host key is not one that the policy knows"},
 		"revoked in known_hosts": {plain, func(k xssh.PublicKey) string {
 			return fmt.Sprintf("known_hosts_file = %q\nhost_keys = [%q]", file("revoked", "@revoked * "+line(k)+"\n"+host+" "+line(k)+"\n"), line(k))
