@@ -15,10 +15,10 @@ export GOFLAGS := $(GOFLAGS) -buildvcs=false
 # The real programs that the demo and the tests talk to, and where they differ
 # the Debian packages they come in.
 DEMO_PEERS := nginx=nginx-light curl openssl ip=iproute2 update-ca-certificates=ca-certificates \
-	sshd=openssh-server ssh=openssh-client
+	sshd=openssh-server ssh=openssh-client pg_createcluster=postgresql psql=postgresql-client
 TEST_PEERS := $(DEMO_PEERS) git sqlite3 dig=dnsutils ping=iputils-ping rsync script=bsdutils \
 	python3 node=nodejs javac=default-jdk-headless certutil=libnss3-tools h2load=nghttp2-client \
-	wget npm gh skopeo chromium psql=postgresql-client iptables
+	wget npm gh skopeo chromium iptables pgbouncer bzip2
 
 # Every package but those that need the built binary and the lab. Of the latter
 # two run beside each other: each makes labs of its own, and mostly waits.
