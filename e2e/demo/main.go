@@ -69,7 +69,11 @@ func run(ctx context.Context, bin string, once bool) (err error) {
 	if err != nil {
 		return err
 	}
-	legs := []leg{web, shell}
+	database, err := postgresLeg(ctx, l)
+	if err != nil {
+		return err
+	}
+	legs := []leg{web, shell, database}
 
 	// The dashboard is reached through a port of this machine's loopback. The
 	// gateway uses the same number, so that the Host header matches.
