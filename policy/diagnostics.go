@@ -13,6 +13,10 @@ import (
 // maxDiagnostics bounds what one compilation reports.
 const maxDiagnostics = 100
 
+// privateKeyMark stands in the first line of every private key in PEM form (RFC
+// 7468, sections 10 and 11) and in OpenSSH's.
+const privateKeyMark = "PRIVATE KEY"
+
 // hideRestOfLine marks a diagnostic whose source line is shown only up to the
 // end of its subject.
 type hideRestOfLine struct{}
@@ -111,9 +115,9 @@ func (e *DiagnosticsError) render(b *strings.Builder, d *hcl.Diagnostic) {
 	}
 }
 
-// snippet returns the line a range begins on and the carets under it. Of a long
-// line only what surrounds the range is shown. Characters a terminal would obey
-// come out as U+FFFD.
+// snippet returns the line a range begins on and the carets under it, or false
+// where that line is not to be shown. Of a long line only what surrounds the range
+// is shown. Characters a terminal would obey come out as U+FFFD.
 func snippet(src []byte, rng hcl.Range, hideRest bool) (line, caret string, ok bool) {
 	const before, after = 60, 100 // bytes of context
 
@@ -126,6 +130,11 @@ func snippet(src []byte, rng hcl.Range, hideRest bool) (line, caret string, ok b
 	if i := bytes.IndexByte(src[at:], '\n'); i >= 0 {
 		end = at + i
 	}
+	// A private key that was pasted here is not repeated into a terminal or a log,
+	// whichever mistake on its line is told of.
+	if bytes.Contains(src[begin:end], []byte(privateKeyMark)) {
+		return "", "", false
+	}
 	stop := min(max(rng.End.Byte, at), end)
 
 	prefix, marked, suffix := src[begin:at], src[at:stop], src[stop:end]
@@ -137,8 +146,6 @@ func snippet(src []byte, rng hcl.Range, hideRest bool) (line, caret string, ok b
 		marked, suffix, tail = marked[:after], nil, "…"
 	}
 	switch {
-	case hideRest && len(marked) == 0:
-		suffix, tail = nil, "…"
 	case hideRest && len(bytes.TrimSpace(suffix)) > 0:
 		suffix, tail = []byte(" = "), "…"
 	case len(suffix) > after:

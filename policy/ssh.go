@@ -12,7 +12,6 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/hashicorp/hcl/v2"
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/knownhosts"
 )
@@ -128,19 +127,6 @@ func (c *compiler) publicKeys(v value, attribute string) []ssh.PublicKey {
 		key, err := parsePublicKey(item.text)
 		if err == nil && slices.ContainsFunc(keys, func(k ssh.PublicKey) bool { return bytes.Equal(k.Marshal(), key.Marshal()) }) {
 			err = errors.New("this key stands in the list already")
-		}
-		if errors.Is(err, errPrivateKey) {
-			// Nothing of the line from there on is shown.
-			at := item.rng
-			at.End = at.Start
-			c.report(&hcl.Diagnostic{
-				Severity: hcl.DiagError,
-				Summary:  "Invalid " + attribute,
-				Detail:   "This is a private key, which never stands in this file. Write the public one as in a .pub file: ssh-ed25519 AAAA….",
-				Subject:  &at,
-				Extra:    hideRestOfLine{},
-			})
-			continue
 		}
 		if err != nil {
 			c.invalid(item.rng, attribute, err)

@@ -15,9 +15,6 @@ import (
 // disallows them.
 const minRSABits = 2048
 
-// errPrivateKey is a private key where a public one belongs.
-var errPrivateKey = errors.New("this is a private key")
-
 // parsePublicKey reads a public key as it stands in a .pub file: its type, the
 // key in base64, and perhaps a comment. Errors are sentences for the operator.
 func parsePublicKey(s string) (ssh.PublicKey, error) {
@@ -26,8 +23,6 @@ func parsePublicKey(s string) (ssh.PublicKey, error) {
 	switch {
 	case strings.HasPrefix(s, "SHA256:") || strings.HasPrefix(s, "MD5:"):
 		return nil, errors.New("this is a key's fingerprint; the key itself belongs here, " + form)
-	case strings.Contains(s, "PRIVATE KEY"):
-		return nil, errPrivateKey
 	case len(fields) < 2:
 		return nil, errors.New("this is not a public key; " + form)
 	case !strings.HasPrefix(fields[1], "AAAA") && len(fields) > 2 && strings.HasPrefix(fields[2], "AAAA"):

@@ -62,7 +62,8 @@ func (c *compiler) list(expr hclsyntax.Expression, want string, read func(hclsyn
 			list.items = append(list.items, v)
 		}
 	}
-	return list, true
+	// Where nothing in it could be read, that has been said already.
+	return list, len(list.items) > 0 || len(tuple.Exprs) == 0
 }
 
 func (c *compiler) stringValue(expr hclsyntax.Expression) (value, bool) {
@@ -75,6 +76,11 @@ func (c *compiler) stringValue(expr hclsyntax.Expression) (value, bool) {
 		return c.wrongKind(expr, "a string in quotes")
 	}
 	text := v.AsString()
+	if strings.Contains(text, privateKeyMark) {
+		// No attribute takes one, and what is wrong with it would be told in its words.
+		c.errorf(expr.Range(), "Private key not allowed here", "This is a private key, which never stands in this file: a credential's is set in the dashboard, or with PUT /api/credentials/{type}/{name}. Where a host's public key belongs, write it as in a .pub file: ssh-ed25519 AAAA….")
+		return value{}, false
+	}
 	if strings.Contains(text, "{{secret:") {
 		// No attribute of this version is a secret's place. Where one is, its
 		// entry in the schema will say so.
