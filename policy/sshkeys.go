@@ -10,9 +10,10 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// minRSABits is the shortest RSA key that is accepted, as a host's, a host CA's
-// or a credential's: OpenSSH generates none shorter, and NIST SP 800-131A
-// disallows them.
+// minRSABits is the shortest RSA key that is accepted of host_keys, of host_ca and
+// as a credential's: OpenSSH generates none shorter by default, and NIST SP
+// 800-131A disallows them. What a known_hosts_file names or an operator accepts is
+// not measured.
 const minRSABits = 2048
 
 // parsePublicKey reads a public key as it stands in a .pub file: its type, the
