@@ -134,3 +134,33 @@ func TestFacts_BadTextIsUnknown(t *testing.T) {
 		}
 	}
 }
+
+// FuzzFacts_Nesting nests in a mixture of ways, as deep as is let through.
+func FuzzFacts_Nesting(f *testing.F) {
+	ways := [][2]string{
+		{"(", ")"}, {"(select ", ")"}, {"- ", ""}, {"not ", ""}, {"", "+a"}, {"", "::int"}, {"f(", ")"}, {"array[", "]"}, {"a[", "]"}, {"case when ", " then 1 end"},
+		{"a between 1 and ", ""}, {"(select 1 from (select ", ")x)"}, {"exists(select 1 where ", ")"}, {"f()over(order by ", ")"}, {"(with x as(select ", ")select 1)"}, {"", " is distinct from not b"},
+		{"(1,", ")"}, {"row(", ")"}, {"coalesce(1,", ")"}, {"(", ").b"}, {"a in(1,", ")"}, {"(select 1 union select ", ")"}, {"(select 1 from a join b on ", ")"}, {"", " collate c"}, {"a=any(", ")"}, {"cast(", " as int)"}, {"", " isnull"},
+		{"xmlelement(name a,", ")"}, {"trim(", ")"}, {"json_object('a':", ")"}, {"(values(", "))"}, {"f(a=>", ")"}, {"@ ", ""}, {"", " and a.and"},
+	}
+	for i := range ways {
+		f.Add([]byte{byte(i)}, uint16(300))
+	}
+	f.Fuzz(func(t *testing.T, choice []byte, depth uint16) {
+		if len(choice) == 0 {
+			return
+		}
+		sql := "a"
+		for i := range min(int(depth), 1100) {
+			way := ways[int(choice[i%len(choice)])%len(ways)]
+			sql = way[0] + sql + way[1]
+		}
+		if _, err := parser.Facts("select " + sql); errors.Is(err, statement.ErrParser) {
+			t.Fatalf("%v: %.200s", err, sql)
+		}
+		facts, err := parser.Facts("WITH w AS (DELETE FROM t RETURNING *) INSERT INTO u SELECT f(b::text) FROM w WHERE c" + strconv.Itoa(int(depth)) + " LIKE 'x'")
+		if err != nil || !slices.Equal(facts[0].Tables, []string{"t", "u"}) || !slices.Equal(facts[0].Functions, []string{"f"}) {
+			t.Fatalf("%+v, %v", facts, err)
+		}
+	})
+}

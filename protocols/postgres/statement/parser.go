@@ -16,6 +16,11 @@ const (
 	// length the tree takes tens of megabytes for as long as it is read.
 	MaxText = 128 << 10
 
+	// maxQuick is up to which length a text, in bytes, waits for no more than one
+	// that is longer: it takes some microseconds a byte, and those who send long
+	// ones are not to keep everybody else waiting.
+	maxQuick = 8 << 10
+
 	// maxParse bounds how long the grammar may take. It takes milliseconds; but it
 	// cannot be interrupted, and nobody may wait for it forever.
 	maxParse = 30 * time.Second
@@ -43,6 +48,7 @@ type Parser struct {
 	// parse stands for the grammar in tests.
 	parse func(string) ([]byte, error)
 
+	long   sync.Mutex // held, before mu, by whoever has a text longer than maxQuick
 	mu     sync.Mutex // guards broken, and the grammar
 	broken bool
 }
@@ -109,6 +115,10 @@ func (p *Parser) tree(sql string) (*node, error) {
 }
 
 func (p *Parser) grammar(sql string) ([]byte, error) {
+	if len(sql) > maxQuick {
+		p.long.Lock()
+		defer p.long.Unlock()
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.broken {
