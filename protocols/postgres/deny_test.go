@@ -91,6 +91,7 @@ func TestDenied_AsTheServerItselfRefuses(t *testing.T) {
 		"denied after an error":              {messages{parse("", "SELECT 1/0"), bind(""), run, parse("", no), bind(""), run, sync, q("SELECT 1")}, 2},
 		"a query among what is skipped":      {messages{parse("", no), q("SELECT 1"), sync, q("SELECT 2")}, 2},
 		"the unnamed statement":              {messages{parse("", "SELECT 8"), sync, parse("n2", no), sync, bind(""), run, sync}, 3},
+		"the unnamed statement is gone":      {messages{parse("", "SELECT 8"), sync, parse("", no), sync, bind(""), sync}, 3},
 		"a pipelined transaction":            {messages{parse("", "BEGIN"), bind(""), run, sync, parse("", no), sync, parse("", "ROLLBACK"), bind(""), run, sync}, 3},
 		"an implicit one is rolled back":     {messages{parse("", "SELECT set_config('x.y', 'changed', false)"), bind(""), run, parse("", no), sync, q("SELECT current_setting('x.y', true)")}, 2},
 		"several statements in one":          {messages{q("SELECT 1; SELECT i FROM forbidden")}, 1},

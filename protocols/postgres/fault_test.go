@@ -339,9 +339,30 @@ func TestI16_APanicEndsItsFlow(t *testing.T) {
 // makes drivers connect again.
 func TestDrain_SessionsEndWhenTheyAreReady(t *testing.T) {
 	l, id := ordinary(t)
-	idle := l.session(id)
+	idle, busy := l.session(id), l.session(id)
+	_, err := io.WriteString(busy, message('Q', "SELECT pg_sleep(0.5)\x00"))
+	must(t, err)
+	c := startCluster(t)
+	l.Eventually(wait, "the statement runs", func() bool {
+		return c.admin(t, "orders", "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query = 'SELECT pg_sleep(0.5)'") == "1"
+	})
+	stopped := make(chan error, 1)
+	go func() { stopped <- l.Proxy.Shutdown(t.Context()) }()
+	for name, conn := range map[string]net.Conn{"idle": idle, "busy": busy} {
+		heard, _ := io.ReadAll(conn)
+		if severity, code := lastError(string(heard)); severity != "FATAL" || code != "57P01" || (name == "busy") != strings.Contains(string(heard), "SELECT 1\x00") {
+			t.Errorf("%s: %s %s, %q", name, severity, code, heard)
+		}
+	}
+	must(t, <-stopped)
+}
+
+// So it does when there is no time for that.
+func TestDrain_Close(t *testing.T) {
+	l, id := ordinary(t)
+	conn := l.session(id)
 	l.handler.Close()
-	heard, _ := io.ReadAll(idle)
+	heard, _ := io.ReadAll(conn)
 	if severity, code := lastError(string(heard)); severity != "FATAL" || code != "57P01" {
 		t.Errorf("%s %s, %q", severity, code, heard)
 	}

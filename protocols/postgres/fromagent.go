@@ -157,13 +157,14 @@ func (s *session) denyQuery(in *stream, n int, r *proxy.Refusal) error {
 }
 
 // denyExtended does the same in the extended protocol, where the upstream then
-// skips everything until a Sync, and so does takeRequests. A statement with a name
-// leaves the unnamed one alone.
-func (s *session) denyExtended(in *stream, n int, r *proxy.Refusal) error {
+// skips everything until a Sync, and so does takeRequests. A Parse that fails
+// drops the unnamed statement where it has no name (exec_parse_message in
+// src/backend/tcop/postgres.c), and nothing where it has.
+func (s *session) denyExtended(in *stream, n int, name string, r *proxy.Refusal) error {
 	if err := s.push(in, request{kind: asksNothing, denied: r}); err != nil {
 		return err
 	}
-	failing, err := (&pgproto3.Parse{Name: s.mark, Query: s.mark}).Encode(nil)
+	failing, err := (&pgproto3.Parse{Name: name, Query: s.mark}).Encode(nil)
 	if err != nil {
 		return err
 	}
@@ -185,7 +186,11 @@ func (s *session) parse(in *stream, n int) (denied *proxy.Refusal, err error) {
 	summary := s.summarize(statement)
 	if refusal := s.look(statement, n); refusal != nil {
 		s.flow.Refuse(s.ctx, summary, refusal)
-		return refusal, s.denyExtended(in, n, refusal)
+		if len(name) > 0 {
+			return refusal, s.denyExtended(in, n, s.mark, refusal)
+		}
+		s.names.prepared(nil, "")
+		return refusal, s.denyExtended(in, n, "", refusal)
 	}
 	if named {
 		s.names.prepared(name, summary)
@@ -218,7 +223,7 @@ func (s *session) execute(in *stream, n int, before int64) (denied *proxy.Refusa
 	portal, _, _ := cutString(body)
 	grant, refusal := s.authorize(s.names.summary(portal))
 	if refusal != nil {
-		return refusal, s.denyExtended(in, n, refusal)
+		return refusal, s.denyExtended(in, n, s.mark, refusal)
 	}
 	if err := s.push(in, request{kind: asksExecute, grant: grant, sent: before + int64(headSize+n)}); err != nil {
 		return nil, err
