@@ -117,7 +117,9 @@ func (c *frameConn) Read(p []byte) (int, error) {
 }
 
 // pass returns how much of p, which comes next, may be handed on: up to the end
-// of a head that had to be paid for, or all.
+// of a head that had to be paid for, or all. With an error that is nothing: who
+// reads with io.ReadFull, as x/net/http2 does, never sees one that comes with the
+// last byte.
 func (c *frameConn) pass(p []byte) (n int, err error) {
 	frames, price := int(c.out.resets.Swap(0)), 0
 	for n < len(p) && price == 0 {
@@ -145,7 +147,10 @@ func (c *frameConn) pass(p []byte) (n int, err error) {
 		}
 		_ = c.SetReadDeadline(until) // fails where the connection is closed
 	}
-	return n, c.pay(price)
+	if err := c.pay(price); err != nil {
+		return 0, err
+	}
+	return n, nil
 }
 
 // weight is how many frames the one counts for that has begun.
