@@ -9,7 +9,9 @@
 // What is written is bounded twice. A session that has filled its file goes on
 // unrecorded, and the file says so. When all files together are too many, the
 // oldest of the registration that takes the most room goes: a registration
-// cannot wash away another's.
+// cannot wash away another's. Nor can it keep others from being recorded: what is
+// being recorded of one takes at most as much as all that is being recorded
+// leaves free, which is half of the room where it is alone.
 //
 // Secrets that the session's owner names are masked, also where they come in
 // pieces. What an agent types is recorded only when asked for: passwords are
@@ -82,6 +84,7 @@ type Store struct {
 
 	mu    sync.Mutex
 	used  int64                // guarded by mu
+	live  int64                // of used, by files still being written; guarded by mu
 	files int                  // guarded by mu
 	of    map[string]*recorded // by registration; guarded by mu
 }
@@ -89,6 +92,7 @@ type Store struct {
 // recorded is what there is of one registration.
 type recorded struct {
 	used  int64
+	live  int64   // of used
 	files []*file // oldest first
 }
 
@@ -162,7 +166,7 @@ func (s *Store) load() error {
 			s.add(&file{name: n, size: info.Size()})
 		}
 	}
-	s.fit(0)
+	s.fit(0) // of no one in particular
 	return nil
 }
 
@@ -212,7 +216,7 @@ func (s *Store) create(f *file) (w *os.File, fits bool, err error) {
 		return nil, false, err
 	}
 	s.add(f)
-	return w, s.fit(s.of[f.name.registration].used), nil
+	return w, s.fits(s.of[f.name.registration]), nil
 }
 
 var errNoRoom = errors.New("there is no room, and nothing that may be removed")

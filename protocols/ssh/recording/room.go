@@ -17,6 +17,10 @@ func (s *Store) add(f *file) {
 	r.files = append(r.files, f)
 	r.used += f.room()
 	s.used += f.room()
+	if f.live {
+		r.live += f.room()
+		s.live += f.room()
+	}
 	s.files++
 }
 
@@ -28,19 +32,40 @@ func (s *Store) grow(f *file, n int) bool {
 	before := f.room()
 	f.size += int64(n)
 	more := f.room() - before
-	s.of[f.name.registration].used += more
+	r := s.of[f.name.registration]
+	r.used += more
 	s.used += more
-	return s.fit(s.of[f.name.registration].used)
+	r.live += more
+	s.live += more
+	return s.fits(r)
+}
+
+// fits makes room for what r's files have come to. It reports whether there is,
+// and whether r leaves enough to others: files still being written are not
+// removed. Of how many there are, the sessions that a registration may have are
+// the limit. s.mu is held.
+func (s *Store) fits(r *recorded) bool {
+	return s.fit(r.used) && r.live <= s.limits.Total-s.live
 }
 
 func (s *Store) finished(f *file) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	f.live = false
+	s.settle(f)
 }
 
-// fit removes files until the rest is within the limits. It reports false where
-// that would take live ones. s.mu is held.
+// settle is called with s.mu held when f is no longer written to.
+func (s *Store) settle(f *file) {
+	if f.live {
+		s.of[f.name.registration].live -= f.room()
+		s.live -= f.room()
+		f.live = false
+	}
+}
+
+// fit removes finished files of registrations with at least so much room until
+// the rest is within the limits. It reports false where that does not help. s.mu
+// is held.
 func (s *Store) fit(least int64) bool {
 	for s.used > s.limits.Total || s.files > s.limits.Files {
 		victim := s.oldestOfLargest(least)
@@ -53,7 +78,7 @@ func (s *Store) fit(least int64) bool {
 }
 
 // oldestOfLargest returns the oldest finished file of the registration with the
-// most room that has one; nil without any.
+// most room that has one, and at least so much; nil without any.
 func (s *Store) oldestOfLargest(least int64) *file {
 	var victim *file
 	var most int64
@@ -82,6 +107,7 @@ func (s *Store) drop(f *file) {
 	if i < 0 {
 		return
 	}
+	s.settle(f)
 	r.files = slices.Delete(r.files, i, i+1)
 	r.used -= f.room()
 	s.used -= f.room()
