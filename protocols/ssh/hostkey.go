@@ -109,6 +109,9 @@ func (h *hostKeyCheck) failure() error {
 }
 
 func (h *hostKeyCheck) judge(key xssh.PublicKey) error {
+	if k := h.revoked(key); k != nil {
+		return &failure{class: "host_key_revoked", reason: "its host key is revoked", detail: errors.New(xssh.FingerprintSHA256(k))}
+	}
 	x := h.endpoint.SSH
 	plain, why := key, ""
 	if certificate, ok := key.(*xssh.Certificate); ok {
@@ -119,17 +122,8 @@ func (h *hostKeyCheck) judge(key xssh.PublicKey) error {
 		// As OpenSSH does: a certificate that says nothing is the key in it.
 		plain, why = certificate.Key, err.Error()
 	}
-	if x.KnownHosts != nil {
-		for _, k := range []xssh.PublicKey{key, plain} {
-			err := x.KnownHosts(h.address(), nowhere, k)
-			if err == nil {
-				return nil
-			}
-			var revoked *knownhosts.RevokedError
-			if errors.As(err, &revoked) {
-				return &failure{class: "host_key_revoked", reason: "its host key is revoked", detail: errors.New(xssh.FingerprintSHA256(plain))}
-			}
-		}
+	if x.KnownHosts != nil && (x.KnownHosts(h.address(), nowhere, key) == nil || x.KnownHosts(h.address(), nowhere, plain) == nil) {
+		return nil
 	}
 	known, _ := h.known()
 	for _, k := range known {
@@ -147,9 +141,6 @@ func (h *hostKeyCheck) certified(certificate *xssh.Certificate) error {
 	if certificate.CertType != xssh.HostCert {
 		return errors.New("it shows a certificate that is not a host's")
 	}
-	if h.revoked(certificate.Key) || h.revoked(certificate.SignatureKey) {
-		return errors.New("its certificate is revoked")
-	}
 	authority := certificate.SignatureKey.Marshal()
 	if !slices.ContainsFunc(h.endpoint.SSH.HostCAs, func(k xssh.PublicKey) bool { return bytes.Equal(k.Marshal(), authority) }) {
 		return errors.New("its certificate is signed by an unknown authority")
@@ -166,13 +157,24 @@ func (h *hostKeyCheck) certified(certificate *xssh.Certificate) error {
 	return errors.New("its certificate is for another host")
 }
 
-// revoked reports whether known_hosts_file says so of a plain key.
-func (h *hostKeyCheck) revoked(key xssh.PublicKey) bool {
+// revoked returns the plain key that known_hosts_file marks so: the host's or, of
+// a certificate, its authority's. nil: none. The library looks for the certificate
+// as a whole alone.
+func (h *hostKeyCheck) revoked(key xssh.PublicKey) xssh.PublicKey {
 	if h.endpoint.SSH.KnownHosts == nil {
-		return false
+		return nil
 	}
-	var revoked *knownhosts.RevokedError
-	return errors.As(h.endpoint.SSH.KnownHosts(h.address(), nowhere, key), &revoked)
+	plain := []xssh.PublicKey{key}
+	if certificate, ok := key.(*xssh.Certificate); ok {
+		plain = []xssh.PublicKey{certificate.Key, certificate.SignatureKey}
+	}
+	for _, k := range plain {
+		var revoked *knownhosts.RevokedError
+		if errors.As(h.endpoint.SSH.KnownHosts(h.address(), nowhere, k), &revoked) {
+			return k
+		}
+	}
+	return nil
 }
 
 // nowhere stands for the address that known_hosts files are not looked up with.
