@@ -48,6 +48,10 @@ func (s *session) relayFiles(x *execution) {
 	})
 }
 
+// maxTarget is what the second path of a request may have of its row: the first
+// has more.
+const maxTarget = 200
+
 // decideFile asks the Gate about one request. Programs that only look around make
 // thousands of those: they are covered by the subsystem's row for as long as the
 // flow is.
@@ -60,7 +64,7 @@ func (s *session) decideFile(a sftp.Action) error {
 	}
 	more := ""
 	if a.Target != "" {
-		more = " to " + visible(a.Target[:min(len(a.Target), maxSummary/2)])
+		more = " to " + fitted(a.Target, maxTarget)
 	}
 	grant, err := s.c.authorize(summarize(sftpSubsystem+" "+string(a.Op), a.Path, more))
 	if err != nil {

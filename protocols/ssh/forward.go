@@ -23,7 +23,7 @@ func (c *conversation) serveForward(opened xssh.NewChannel) {
 		return
 	}
 	to := canonicalHost(asked)
-	summary := "forward " + visible(asked.Host[:min(len(asked.Host), maxSummary)]) + ":" + strconv.Itoa(int(asked.Port))
+	summary := "forward " + fitted(asked.Host, maxSummary-len("forward :65535")) + ":" + strconv.Itoa(int(asked.Port))
 	if !mayForward(c.endpoint.SSH.Forward, to) {
 		c.refuse(summary, "the endpoint's forward does not list this target")
 		_ = opened.Reject(xssh.Prohibited, "clawpatrol: the policy does not allow forwarding to this target")

@@ -59,20 +59,23 @@ func visible(s string) string {
 	return b.String()
 }
 
-// summarize shows what an action is about. What does not fit the log is said to
-// be missing.
+// summarize shows what an action is about, where more has at most half the room.
 func summarize(what, text, more string) string {
-	more = more[:min(len(more), maxSummary/2)] // escapes take up to six times the room
-	s := what
-	if text != "" {
-		s += " " + visible(text[:min(len(text), maxSummary)])
+	if text == "" {
+		return what + more
 	}
-	room := maxSummary - len(more)
-	if len(s) > room || len(text) > maxSummary {
-		note := fmt.Sprintf("... (%d bytes)", len(text))
-		s = s[:min(len(s), room-len(note))] + note
+	return what + " " + fitted(text, maxSummary-len(what)-1-len(more)) + more
+}
+
+// fitted shows outside text in room bytes: of what is longer, the beginning and
+// the length. An escape takes up to six times the room of what it stands for.
+func fitted(text string, room int) string {
+	s := visible(text[:max(0, min(len(text), room))])
+	if len(s) <= room && len(text) <= room {
+		return s
 	}
-	return s + more
+	note := fmt.Sprintf("... (%d bytes)", len(text))
+	return strings.ToValidUTF8(s[:max(0, min(len(s), room-len(note)))], "") + note
 }
 
 // banner collects what an upstream says before it lets the gateway in.
