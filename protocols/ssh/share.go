@@ -25,7 +25,6 @@ func (g *gauge) give() { g.n.Add(-1) }
 
 // share is what the connections of one registration have together.
 type share struct {
-	id          registry.ID
 	handshakes  gauge
 	connections gauge
 	channels    gauge
@@ -37,7 +36,8 @@ type share struct {
 	holders int // guarded by shares.mu
 }
 
-// shares holds those of the registrations that are connected.
+// shares holds those of the registrations that are connected, and of those that
+// were a moment ago: who connects again has no more than who stayed.
 type shares struct {
 	opens rate.Limit
 
@@ -45,11 +45,12 @@ type shares struct {
 	of map[registry.ID]*share // guarded by mu
 }
 
-// enter returns the share of a registration; leave gives it back.
+// enter returns the share of a registration; leave gives it back. Shares that are
+// as new go.
 func (s *shares) enter(id registry.ID) *share {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for other, o := range s.of { // who has gone, and has all that may be had at once
+	for other, o := range s.of {
 		if o.holders == 0 && o.refusals.Tokens() >= refusalsPerSecond && o.warnings.Tokens() >= warningsBurst && o.opens.Tokens() >= opensBurst {
 			delete(s.of, other)
 		}
@@ -57,7 +58,6 @@ func (s *shares) enter(id registry.ID) *share {
 	own := s.of[id]
 	if own == nil {
 		own = &share{
-			id:       id,
 			opens:    rate.NewLimiter(s.opens, opensBurst),
 			refusals: rate.NewLimiter(refusalsPerSecond, refusalsPerSecond),
 			warnings: rate.NewLimiter(warningsPerSecond, warningsBurst),
