@@ -12,6 +12,7 @@ import (
 
 	"github.com/clawpatrol/clawpatrol/policy"
 	"github.com/clawpatrol/clawpatrol/protocols/https"
+	"github.com/clawpatrol/clawpatrol/protocols/postgres"
 	"github.com/clawpatrol/clawpatrol/proxy"
 	"github.com/clawpatrol/clawpatrol/proxy/ca"
 	"github.com/clawpatrol/clawpatrol/proxy/dns"
@@ -21,7 +22,7 @@ import (
 )
 
 // runHandlerAlone is the gateway without its tunnel: registry, policy, Gate,
-// action log and HTTPS handler are the gateway's; every connection to a plain
+// action log and handlers are the gateway's; every connection to a plain
 // TCP listener is a flow of one registration to the listener's endpoint.
 // Arguments: directory, which holds gateway.hcl; host and address to listen on,
 // for each endpoint.
@@ -50,6 +51,11 @@ func runHandlerAlone(ctx context.Context, args []string) (err error) {
 		return err
 	}
 	defer handler.Close()
+	databases, err := postgres.New(postgres.Config{CA: authority, Dialer: dialer})
+	if err != nil {
+		return err
+	}
+	defer databases.Close()
 	p, err := proxy.New(proxy.Config{
 		Registry: db,
 		Policy:   pol,
@@ -62,7 +68,7 @@ func runHandlerAlone(ctx context.Context, args []string) (err error) {
 			Check:       dialer.Check,
 			Dial:        dialer.Dial,
 		}),
-		Handlers: map[string]proxy.Handler{"https": handler},
+		Handlers: map[string]proxy.Handler{"https": handler, "postgres": databases},
 	})
 	if err != nil {
 		return err
@@ -87,7 +93,11 @@ func runHandlerAlone(ctx context.Context, args []string) (err error) {
 			reg, _ := db.Snapshot().ByID(id)
 			// No two flows that live at once have the same source.
 			src := netip.AddrPortFrom(reg.Prefix4.Addr().Next(), uint16(1024+flows.Add(1)%60000))
-			if serve, ok := p.TCP(ctx, src, netip.AddrPortFrom(virtual, 443)); ok {
+			port := uint16(443)
+			if hosts[0] == databaseHost {
+				port = 5432
+			}
+			if serve, ok := p.TCP(ctx, src, netip.AddrPortFrom(virtual, port)); ok {
 				serve(c)
 			}
 		})
@@ -113,6 +123,9 @@ func enrolAlone(ctx context.Context, db *registry.DB) (registry.ID, error) {
 	err = db.Approve(ctx, reg.ID, []string{"bench"}, reg.UserCode)
 	for _, c := range []string{"bearer.api", "bearer.go"} {
 		err = errors.Join(err, db.SetCredential(ctx, c, map[string]secret.Secret{"secret": secret.New([]byte(token))}))
+	}
+	for _, c := range []string{"postgres.bench", "postgres.bench_ro"} {
+		err = errors.Join(err, db.SetCredential(ctx, c, map[string]secret.Secret{"password": secret.New([]byte(benchPassword))}))
 	}
 	return reg.ID, err
 }

@@ -36,7 +36,7 @@ endpoint "https" "api" {
   ca_file = "lab-ca.pem"
 }
 credential "bearer" "api" { endpoint = https.api }
-profile "bench" { credentials = [bearer.api] }
+profile "bench" { credentials = [bearer.api, postgres.bench, postgres.bench_ro] }
 egress { allow = ["203.0.113.2:9000", "203.0.113.2:9001"] }
 `
 
@@ -58,7 +58,7 @@ endpoint "https" "go" {
 }
 credential "bearer" "api" { endpoint = https.api }
 credential "bearer" "go" { endpoint = https.go }
-profile "bench" { credentials = [bearer.api, bearer.go] }
+profile "bench" { credentials = [bearer.api, bearer.go, postgres.bench, postgres.bench_ro] }
 `
 
 	directIPv4 = "192.0.2.15" // the upstream, where only the direct contender goes
@@ -112,7 +112,7 @@ func newStage(ctx context.Context, l *lab.Lab, client string) (_ *stage, err err
 	if err := l.ServeHTTPS(ctx, goHost, 6, http.HandlerFunc(serveSized)); err != nil {
 		return nil, err
 	}
-	if s.gateway, err = l.StartGateway(ctx, policyText, map[string]string{"lab-ca.pem": string(l.PKI.PEM)}); err != nil {
+	if s.gateway, err = l.StartGateway(ctx, policyText+postgresPolicy(""), map[string]string{"lab-ca.pem": string(l.PKI.PEM)}); err != nil {
 		return nil, err
 	}
 	if err := s.gateway.Operator.SetCredential(ctx, "bearer", "api", token); err != nil {
@@ -229,7 +229,7 @@ func (s *stage) startWithCA(ctx context.Context, role string, args ...string) (*
 	if err != nil {
 		return nil, err
 	}
-	for name, content := range map[string]string{"roots.pem": string(s.lab.PKI.PEM), "lab-ca.pem": string(s.lab.PKI.PEM), "gateway.hcl": alonePolicyText} {
+	for name, content := range map[string]string{"roots.pem": string(s.lab.PKI.PEM), "lab-ca.pem": string(s.lab.PKI.PEM), "gateway.hcl": alonePolicyText + postgresPolicy(`address = "`+databaseAddress+`"`)} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
 			return nil, err
 		}
