@@ -57,6 +57,23 @@ func pending(t testing.TB, db *registry.DB, n int) []registry.Held {
 	}
 }
 
+// holders waits until n wait for one approval.
+func holders(t testing.TB, db *registry.DB, id registry.ApprovalID, n int) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		got, err := db.Holders(id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got == n {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%d wait for %s, not %d", got, id, n)
+		}
+	}
+}
+
 func result(t testing.TB, c <-chan outcome) outcome {
 	t.Helper()
 	select {
@@ -156,12 +173,15 @@ func TestHold_SharesARowAndWithdrawsIt(t *testing.T) {
 	one, two := approved(t, db).ID, approved(t, db).ID
 	ctx, cancel := context.WithCancel(t.Context())
 	first := hold(t, db, ctx, hostKeyRequest(one, "key"), 1)
+	shared := pending(t, db, 1)[0].ID
 	second := hold(t, db, t.Context(), hostKeyRequest(one, "key"), 1)
+	holders(t, db, shared, 2)
 	others := hold(t, db, t.Context(), hostKeyRequest(two, "key"), 2)
 	cancel()
 	if o := result(t, first); !errors.Is(o.err, context.Canceled) || o.decision.Allowed() {
 		t.Errorf("%+v", o)
 	}
+	holders(t, db, shared, 1)
 	for _, h := range pending(t, db, 2) {
 		if err := db.Decide(t.Context(), h.ID, true, "", ""); err != nil {
 			t.Fatal(err)

@@ -7,8 +7,9 @@ import (
 	"fmt"
 )
 
-// maxApprovals bounds what Approvals returns.
-const maxApprovals = 1000
+// maxApprovals bounds what Approvals returns: with all that nobody decided there
+// is room for decisions.
+const maxApprovals = 2 * keptUndecided
 
 // Decide answers a pending approval. Of two operators one wins; the other gets
 // ErrState, as does whoever comes too late. Allowing one of kind "host_key"
@@ -85,7 +86,7 @@ func (db *DB) Approval(ctx context.Context, id ApprovalID) (Held, error) {
 }
 
 // Approvals lists the approvals in a state, or with an empty one all, newest
-// first: 1000 at most, and of the pending ones always all.
+// first: 2000 at most, and of the pending ones always all.
 func (db *DB) Approvals(ctx context.Context, state ApprovalState) ([]Held, error) {
 	list, err := db.listApprovals(ctx, state)
 	if err != nil {
