@@ -7,9 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"strconv"
-	"strings"
 	"time"
-	"unicode/utf8"
 
 	"golang.org/x/crypto/ssh"
 
@@ -75,12 +73,12 @@ func (d *dashboard) decide(r *http.Request, decision, reason string) error {
 	if decision != decideAllow && decision != decideDeny {
 		return &failure{http.StatusUnprocessableEntity, "bad_decision", `the decision is neither "allow" nor "deny"`, ""}
 	}
-	reason = strings.TrimSpace(reason)
-	if len(reason) > maxReason || !utf8.ValidString(reason) || hasControl(reason) {
-		return &failure{http.StatusUnprocessableEntity, "bad_reason", fmt.Sprintf("the reason is not one line of at most %d bytes", maxReason), ""}
+	reason, err := givenReason(reason)
+	if err != nil {
+		return err
 	}
 	id := registry.ApprovalID(r.PathValue("id"))
-	err := d.Registry.Decide(context.WithoutCancel(r.Context()), id, decision == decideAllow, reason, "dashboard "+source(r).String())
+	err = d.Registry.Decide(context.WithoutCancel(r.Context()), id, decision == decideAllow, reason, "dashboard "+source(r).String())
 	if errors.Is(err, registry.ErrState) {
 		return &failure{http.StatusConflict, "wrong_state", "it does not wait any more", "look at what has become of it"}
 	}

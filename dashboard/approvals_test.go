@@ -242,6 +242,31 @@ func TestApprovals_DecidedOnThePage(t *testing.T) {
 	waiting.outcome(t)
 }
 
+// However often agents ask and go away, the page shows what operators decided.
+func TestI20_DecisionsStayOnThePage(t *testing.T) {
+	g, reg := newSSHGateway(t)
+	denied := g.hold(reg.ID, newHostKey(t))
+	goesTo(t, g.post("/approvals/"+denied.id, url.Values{"decision": {"deny"}, "reason": {"not ours"}}), "/approvals?done=denied")
+	denied.outcome(t)
+
+	key := newHostKey(t)
+	for _, from := range []string{"198.51.100.2", "198.51.100.3"} {
+		asking := g.enrol("agent-"+from, from)
+		if err := g.db.Approve(t.Context(), asking.ID, []string{"ci"}, asking.UserCode); err != nil {
+			t.Fatal(err)
+		}
+		for range 30 {
+			h := g.hold(asking.ID, key)
+			h.leave()
+			h.outcome(t)
+		}
+	}
+	page := g.page("/approvals")
+	if n := strings.Count(page, `class="state withdrawn"`); n != 50 || !strings.Contains(page, "not ours") {
+		t.Errorf("%d that were withdrawn are shown; the decision: %t", n, strings.Contains(page, "not ours"))
+	}
+}
+
 // sshPEM returns a new private key in OpenSSH's form.
 func sshPEM(t testing.TB, passphrase string) string {
 	t.Helper()

@@ -8,7 +8,8 @@ import (
 )
 
 const (
-	// shownEnded is how many approvals that have ended the page shows.
+	// shownEnded is how many approvals the page shows that an operator decided, and
+	// how many that ended otherwise: those an agent can make as it likes.
 	shownEnded = 50
 
 	// lookAgain is after how many seconds a page on which nothing waits looks
@@ -76,8 +77,17 @@ func (d *dashboard) showApprovals(w http.ResponseWriter, r *http.Request, proble
 	for i := range waiting {
 		body.Waiting = append(body.Waiting, d.approvalRow(waiting[len(waiting)-1-i]))
 	}
+	decided, undecided := 0, 0
 	for _, h := range all {
-		if h.State != registry.ApprovalPending && len(body.Ended) < shownEnded {
+		n := &undecided
+		switch h.State {
+		case registry.ApprovalPending:
+			continue
+		case registry.ApprovalAllowed, registry.ApprovalDenied:
+			n = &decided
+		}
+		if *n < shownEnded {
+			*n++
 			body.Ended = append(body.Ended, d.approvalRow(h))
 		}
 	}

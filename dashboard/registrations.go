@@ -16,9 +16,9 @@ import (
 	"github.com/clawpatrol/clawpatrol/registry"
 )
 
-// Limits of what an operator may send about a registration.
+// Limits of what an operator may send.
 const (
-	maxReason   = 512 // bytes of a block's reason
+	maxReason   = 512 // bytes of an operator's reason
 	maxProfiles = 64  // of one registration
 )
 
@@ -177,15 +177,23 @@ func (d *dashboard) knownProfiles(names []string) ([]string, error) {
 	return out, nil
 }
 
+// givenReason checks an operator's reason, which may be empty.
+func givenReason(reason string) (string, error) {
+	reason = strings.TrimSpace(reason)
+	if len(reason) > maxReason || !utf8.ValidString(reason) || hasControl(reason) {
+		return "", &failure{http.StatusUnprocessableEntity, "bad_reason", fmt.Sprintf("the reason is not one line of at most %d bytes", maxReason), ""}
+	}
+	return reason, nil
+}
+
 // block blocks a registration.
 func (d *dashboard) block(r *http.Request, reason string) error {
 	reg, err := d.registration(r)
 	if err != nil {
 		return err
 	}
-	reason = strings.TrimSpace(reason)
-	if len(reason) > maxReason || !utf8.ValidString(reason) || hasControl(reason) {
-		return &failure{http.StatusUnprocessableEntity, "bad_reason", fmt.Sprintf("the reason is not one line of at most %d bytes", maxReason), ""}
+	if reason, err = givenReason(reason); err != nil {
+		return err
 	}
 	if reason == "" {
 		reason = "blocked by an operator"
