@@ -133,9 +133,7 @@ func (s *Screen) part(b byte) {
 		if s.state == sequence {
 			s.obey(b)
 		}
-		if s.state == sequence || s.state == ignored {
-			s.state = ground
-		}
+		s.state = ground
 	}
 }
 
