@@ -13,13 +13,14 @@ import (
 	"strings"
 
 	"golang.org/x/crypto/ssh"
+
+	"github.com/clawpatrol/clawpatrol/enrolment"
 )
 
 // Bounds of what the gateway may say of SSH hosts.
 const (
-	maxSSHHosts = 1024 // lines; the gateway's own limit
-	maxSSHLine  = 512  // bytes: a name of 253, a port, and an ed25519 key of 80
-	sshPort     = 22
+	maxSSHLine = 512 // bytes: a name of 253, a port, and an ed25519 key of 80
+	sshPort    = 22
 )
 
 // sshHosts are the host keys with which the gateway presents itself as the hosts
@@ -62,9 +63,9 @@ func checkSSHHosts(authority string, lines []string) (sshHosts, []error) {
 		}
 		k.authority = key
 	}
-	if len(lines) > maxSSHHosts {
-		errs = append(errs, fmt.Errorf("the gateway names %d SSH hosts: all but the first %d are left out", len(lines), maxSSHHosts))
-		lines = lines[:maxSSHHosts]
+	if len(lines) > enrolment.MaxSSHHosts {
+		errs = append(errs, fmt.Errorf("the gateway names %d SSH hosts: all but the first %d are left out", len(lines), enrolment.MaxSSHHosts))
+		lines = lines[:enrolment.MaxSSHHosts]
 	}
 	for _, line := range lines {
 		h, err := parseSSHHost(line)
@@ -234,7 +235,7 @@ func parseBlock(b []byte) (sshHosts, error) {
 			continue
 		}
 		h, err := parseSSHHost(line)
-		if err != nil || len(k.hosts) == maxSSHHosts {
+		if err != nil || len(k.hosts) == enrolment.MaxSSHHosts {
 			return sshHosts{}, errDamaged
 		}
 		k.hosts = append(k.hosts, h)

@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"golang.org/x/crypto/ssh"
+
+	"github.com/clawpatrol/clawpatrol/enrolment"
 )
 
 // testSSHKey is the key of a host, or of an authority, of the test gateway's.
@@ -115,10 +117,10 @@ func TestSSHHosts_HostileLines(t *testing.T) {
 		t.Errorf("two keys: %+v, %v", k, errs)
 	}
 	var many []string
-	for i := range maxSSHHosts + 10 {
+	for i := range enrolment.MaxSSHHosts + 10 {
 		many = append(many, fmt.Sprintf("h%d.example.com %s", i, key))
 	}
-	if k, errs := checkSSHHosts("", many); len(errs) != 1 || len(k.hosts) != maxSSHHosts {
+	if k, errs := checkSSHHosts("", many); len(errs) != 1 || len(k.hosts) != enrolment.MaxSSHHosts {
 		t.Errorf("many: %d, %v", len(k.hosts), errs)
 	}
 }

@@ -23,9 +23,10 @@ import (
 
 // Limits of the protocol.
 const (
-	MaxBody   = 512 << 10        // bytes of any response body: of poll, with 1024 SSH hosts of 253 bytes; requests are smaller
-	MaxName   = 64               // bytes of a registration's name
-	MACWindow = 60 * time.Second // how far ts may be from the gateway's clock, either way
+	MaxBody     = 512 << 10        // bytes of any response body: of poll, with MaxSSHHosts of 253 bytes; requests are smaller
+	MaxName     = 64               // bytes of a registration's name
+	MaxSSHHosts = 1024             // in one answer to poll
+	MACWindow   = 60 * time.Second // how far ts may be from the gateway's clock, either way
 
 	joinCredentialSize = 32
 	nonceSize          = 16

@@ -30,9 +30,6 @@ const (
 	retryPending = 2  // seconds until the next poll while someone may be about to approve
 	retrySettled = 15 // seconds otherwise
 
-	// maxKnownHosts bounds the lines of one answer to poll. Agent hosts know it.
-	maxKnownHosts = 1024
-
 	// blockedReason is all that a blocked agent host is told: whoever asks may be
 	// the one that it was blocked for.
 	blockedReason = "its operator knows why"
@@ -243,7 +240,7 @@ func (h *handler) knownHosts(reg *registry.Registration) []string {
 			if !ok || len(m.Credentials) == 0 {
 				continue
 			}
-			if len(lines) == maxKnownHosts {
+			if len(lines) == enrolment.MaxSSHHosts {
 				return lines
 			}
 			if line := h.KnownHost(e.Ref(), host.Name, host.Port); line != "" {
