@@ -79,7 +79,7 @@ func (a hostKeyApprovals) Hold(ctx context.Context, r ssh.HostKeyRequest) error 
 	})
 	switch {
 	case errors.Is(err, registry.ErrTooManyHeld):
-		return errors.New("too many requests wait for an operator already")
+		return registry.ErrTooManyHeld
 	case err != nil && ctx.Err() != nil:
 		return err // nobody reads it
 	case err != nil:
