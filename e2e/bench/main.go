@@ -77,7 +77,7 @@ func bench(ctx context.Context) (err error) {
 	fmt.Printf("%s; agent hosts, gateway host and upstream all on it. %d samples of %v of each contender; client: %s.\n\n", machine(), *samples, *length, *client)
 	m := &meter{samples: *samples, length: *length, only: wanted, stage: s}
 	// The idle flows first: what a load has left in the pools would hide them.
-	for _, measure := range []func(context.Context) error{m.idleRow, m.tunnelRows, m.httpsRows, m.aloneRows, m.postgresRows} {
+	for _, measure := range []func(context.Context) error{m.idleRow, m.sshRows, m.tunnelRows, m.httpsRows, m.aloneRows, m.postgresRows} {
 		if err := measure(ctx); err != nil {
 			return err
 		}
