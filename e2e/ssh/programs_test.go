@@ -85,9 +85,9 @@ func TestSSH_CopiesFiles(t *testing.T) {
 func TestSSH_GitPushesAndClones(t *testing.T) {
 	dir, there := scratch(t), scratch(t)
 	out := w.works(t, fmt.Sprintf(`set -e
-		export GIT_CONFIG_COUNT=5 GIT_CONFIG_KEY_0=core.compression GIT_CONFIG_VALUE_0=0 GIT_CONFIG_KEY_1=core.bigFileThreshold GIT_CONFIG_VALUE_1=1m
-		export GIT_CONFIG_KEY_2=user.name GIT_CONFIG_VALUE_2=agent GIT_CONFIG_KEY_3=user.email GIT_CONFIG_VALUE_3=agent@example.com GIT_CONFIG_KEY_4=init.defaultBranch GIT_CONFIG_VALUE_4=main
-		ssh %[1]s 'git init -q --bare --initial-branch=main %[3]s/project.git; cd %[3]s/project.git; git config core.compression 0; git config core.bigFileThreshold 1m; git config receive.unpackLimit 1'
+		export GIT_CONFIG_COUNT=6 GIT_CONFIG_KEY_0=core.compression GIT_CONFIG_VALUE_0=0 GIT_CONFIG_KEY_1=core.bigFileThreshold GIT_CONFIG_VALUE_1=1m
+		export GIT_CONFIG_KEY_2=user.name GIT_CONFIG_VALUE_2=agent GIT_CONFIG_KEY_3=user.email GIT_CONFIG_VALUE_3=agent@example.com GIT_CONFIG_KEY_4=init.defaultBranch GIT_CONFIG_VALUE_4=main GIT_CONFIG_KEY_5=core.fsync GIT_CONFIG_VALUE_5=none
+		ssh %[1]s 'git init -q --bare --initial-branch=main %[3]s/project.git; cd %[3]s/project.git; git config core.compression 0; git config core.bigFileThreshold 1m; git config receive.unpackLimit 1; git config core.fsync none'
 		git init -q %[2]s/here; cd %[2]s/here
 		for i in 1 2 3 4; do head -c 50000000 /dev/urandom >$i; done
 		git add .; git commit -qm 'from the agent'

@@ -22,8 +22,9 @@ func TestSSH_SessionsAreAsWithoutAGateway(t *testing.T) {
 		if command == "" {
 			line = "echo 'echo from a shell; exit 5' | ssh -T " + buildHost
 		}
+		ended := begin(t, line)
 		want := w.direct(t, line)
-		if got := w.run(t, line); got != want {
+		if got := ends(t, ended); got != want {
 			t.Errorf("%s\nthrough the gateway: %.2000v\nwithout: %.2000v", line, got, want)
 		}
 	}

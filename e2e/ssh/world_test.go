@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/clawpatrol/clawpatrol/e2e/lab"
 )
 
@@ -121,10 +123,10 @@ func newWorld(ctx context.Context, l *lab.Lab) (*world, error) {
 			return nil, err
 		}
 	}
-	if w.agent, err = l.Join(ctx, l.Agents[0], w.gateway, "ci"); err != nil {
-		return nil, err
-	}
-	if w.other, err = l.Join(ctx, l.Agents[1], w.gateway, "none"); err != nil {
+	var joins errgroup.Group
+	joins.Go(func() (err error) { w.agent, err = l.Join(ctx, l.Agents[0], w.gateway, "ci"); return err })
+	joins.Go(func() (err error) { w.other, err = l.Join(ctx, l.Agents[1], w.gateway, "none"); return err })
+	if err := joins.Wait(); err != nil {
 		return nil, err
 	}
 	for _, h := range l.Agents {
