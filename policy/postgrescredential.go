@@ -4,6 +4,8 @@ import (
 	"slices"
 	"strings"
 	"unicode"
+
+	"github.com/hashicorp/hcl/v2"
 )
 
 const (
@@ -44,7 +46,7 @@ func (c *compiler) postgresCredential(cred *Credential, s section) {
 		cred.User = v.text
 	}
 	if v, ok := s.has("databases"); ok {
-		cred.Databases = c.databases(v)
+		cred.Databases = c.names(v, "databases", maxDatabases, c.databaseName)
 	}
 	cred.MapMismatch = s.text("mismatch", refuseMismatch) == mapMismatch
 	if v, ok := s.has("read_only"); ok {
@@ -52,26 +54,16 @@ func (c *compiler) postgresCredential(cred *Credential, s section) {
 	}
 }
 
-func (c *compiler) databases(v value) []string {
+// databaseName wants what the start-up message carries as one (a string without a
+// NUL), and a log line as a word of it.
+func (c *compiler) databaseName(s string, rng hcl.Range, attribute string) bool {
 	switch {
-	case len(v.items) == 0:
-		c.errorf(v.rng, "Invalid databases", "There is at least one name in databases.")
-	case len(v.items) > maxDatabases:
-		c.errorf(v.rng, "Too many databases", "There are at most %d names in databases; here are %d.", maxDatabases, len(v.items))
-		return nil
+	case s == "" || len(s) > maxDatabase:
+		c.errorf(rng, "Invalid "+attribute, "A database's name has 1 to %d bytes.", maxDatabase)
+	case strings.ContainsFunc(s, unicode.IsControl):
+		c.errorf(rng, "Invalid "+attribute, "A database's name has no control characters.")
+	default:
+		return true
 	}
-	var names []string
-	for _, item := range v.items {
-		switch {
-		case item.text == "" || len(item.text) > maxDatabase:
-			c.errorf(item.rng, "Invalid databases", "A database's name has 1 to %d bytes.", maxDatabase)
-		case strings.ContainsFunc(item.text, unicode.IsControl):
-			c.errorf(item.rng, "Invalid databases", "A database's name has no control characters.")
-		case slices.Contains(names, item.text):
-			c.errorf(item.rng, "Listed twice", "%s is in the list already.", clip(item.text))
-		default:
-			names = append(names, item.text)
-		}
-	}
-	return names
+	return false
 }

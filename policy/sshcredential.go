@@ -51,26 +51,32 @@ func (c *compiler) sshUser(cred *Credential, s section) {
 	if v, ok := s.has("user"); ok && c.userName(v.text, v.rng, "user") {
 		cred.User = v.text
 	}
-	v, ok := s.has("users")
-	if !ok {
-		return
+	if v, ok := s.has("users"); ok {
+		cred.Users = c.names(v, "users", maxUsers, c.userName)
 	}
+}
+
+// names reads a list of names, at least one and none twice. What is not valid is
+// left out; valid has reported it.
+func (c *compiler) names(v value, attribute string, most int, valid func(s string, rng hcl.Range, attribute string) bool) []string {
 	switch {
 	case len(v.items) == 0:
-		c.errorf(v.rng, "Invalid users", "There is at least one name in users.")
-	case len(v.items) > maxUsers:
-		c.errorf(v.rng, "Too many users", "There are at most %d names in users; here are %d.", maxUsers, len(v.items))
-		return
+		c.errorf(v.rng, "Invalid "+attribute, "There is at least one name in %s.", attribute)
+	case len(v.items) > most:
+		c.errorf(v.rng, "Too many "+attribute, "There are at most %d names in %s; here are %d.", most, attribute, len(v.items))
+		return nil
 	}
+	var names []string
 	for _, item := range v.items {
 		switch {
-		case !c.userName(item.text, item.rng, "users"):
-		case slices.Contains(cred.Users, item.text):
+		case !valid(item.text, item.rng, attribute):
+		case slices.Contains(names, item.text):
 			c.errorf(item.rng, "Listed twice", "%s is in the list already.", clip(item.text))
 		default:
-			cred.Users = append(cred.Users, item.text)
+			names = append(names, item.text)
 		}
 	}
+	return names
 }
 
 // userName wants what SSH carries as a user name (RFC 4252, section 5: UTF-8),
