@@ -59,7 +59,7 @@ func (c *Credential) checkPostgres(slots map[string]secret.Secret) error {
 	return nil
 }
 
-// checkClientCertificate wants certificates in PEM form and nothing else, the
+// checkClientCertificate wants certificates in PEM form, with nothing but text before each, the
 // first of them one to authenticate with, at a time when it is still good.
 func checkClientCertificate(b []byte, now time.Time) error {
 	var leaf *x509.Certificate
