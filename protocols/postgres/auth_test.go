@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -146,12 +147,13 @@ func TestI04_TheCredentialGoesToTheVerifiedHostOnly(t *testing.T) {
 	must(t, err)
 	strangerFile := filepath.Join(t.TempDir(), "stranger.pem")
 	must(t, os.WriteFile(strangerFile, stranger.CertPEM(), 0o600))
-	var heard []byte
+	var heard atomic.Int64
 	plain := listen(t, func(conn net.Conn) { // refuses TLS, and listens on
 		buf := make([]byte, 8)
 		_, _ = io.ReadFull(conn, buf)
 		_, _ = conn.Write([]byte("N"))
-		heard, _ = io.ReadAll(conn)
+		n, _ := io.Copy(io.Discard, conn)
+		heard.Add(n)
 	})
 	for name, tc := range map[string]struct{ policy, host, says string }{
 		"another host":      {strings.ReplaceAll(c.policy("scram_user"), `"`+host+`"`, `"other.example.com"`), "other.example.com", "not valid for this host"},
@@ -173,8 +175,8 @@ func TestI04_TheCredentialGoesToTheVerifiedHostOnly(t *testing.T) {
 			t.Errorf("%s: %q", name, rows)
 		}
 	}
-	if len(heard) > 0 {
-		t.Errorf("without TLS the gateway said %q", heard)
+	if n := heard.Load(); n > 0 {
+		t.Errorf("without TLS the gateway said %d bytes", n)
 	}
 	// Nor does the agent's own TLS name make any other host of it.
 	l, id := ordinary(t)

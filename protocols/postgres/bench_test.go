@@ -9,7 +9,9 @@ import (
 	"regexp"
 	"strconv"
 	"sync"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgproto3"
 
@@ -34,22 +36,70 @@ const seconds = 2
 func compare(b *testing.B, mode string, clients int) {
 	c := startCluster(b)
 	l, id := ordinary(b)
-	c.admin(b, "postgres", "ALTER ROLE scram_user SET client_min_messages = error")
 	handled := l.conninfo(l.handle(id), "scram_user", "other")
-	if _, errs, err := program(b, "", "pgbench", "-i", "-s", "10", "-q", handled); err != nil {
+	fillAccounts(b, handled)
+	spliced := fmt.Sprintf("host=127.0.0.1 port=%d user=scram_user dbname=other sslmode=require gssencmode=disable channel_binding=disable password=%s", c.splice(b).Port, password)
+	rate, cpu := inTurns(b, mode, clients, spliced, handled)
+	b.ReportMetric(rate[1]/rate[0], "of-splice")
+	b.ReportMetric(rate[0], "splice-tps")
+	b.ReportMetric(rate[1], "tps")
+	b.ReportMetric(cpu[0], "splice-cpu-us/tx")
+	b.ReportMetric(cpu[1], "cpu-us/tx")
+	b.ReportMetric(0, "ns/op")
+}
+
+// BenchmarkReadOnly compares `pgbench -S` under a read_only credential, whose
+// every statement is looked into, with the same without.
+func BenchmarkReadOnly(b *testing.B) {
+	for _, mode := range []string{"simple", "prepared"} {
+		b.Run(mode+"/16", func(b *testing.B) {
+			open, openID := ordinary(b)
+			looks, looksID := ordinary(b, "read_only = true")
+			free := open.conninfo(open.handle(openID), "scram_user", "other")
+			fillAccounts(b, free)
+			bound := looks.conninfo(looks.handle(looksID), "scram_user", "other")
+			pgbench(b, mode, 1, bound) // the grammar is loaded
+			rate, cpu := inTurns(b, mode, 16, free, bound)
+			b.ReportMetric(rate[1]/rate[0], "of-without")
+			b.ReportMetric(rate[1], "tps")
+			b.ReportMetric(cpu[0], "without-cpu-us/tx")
+			b.ReportMetric(cpu[1], "cpu-us/tx")
+			b.ReportMetric(0, "ns/op")
+		})
+	}
+}
+
+func fillAccounts(b *testing.B, conninfo string) {
+	b.Helper()
+	if _, errs, err := program(b, "", "pgbench", "-i", "-s", "10", "-q", conninfo); err != nil {
 		b.Fatalf("pgbench -i: %v\n%s", err, errs)
 	}
-	spliced := fmt.Sprintf("host=127.0.0.1 port=%d user=scram_user dbname=other sslmode=require gssencmode=disable channel_binding=disable password=%s", c.splice(b).Port, password)
-	var rate [2]float64
+}
+
+// inTurns runs pgbench by one way and the other, and returns transactions a second
+// and the CPU time of this process, which is both ways' gateway, for each.
+func inTurns(b *testing.B, mode string, clients int, one, other string) (rate, cpu [2]float64) {
+	b.Helper()
+	var done, used [2]float64
 	for b.Loop() {
-		for i, conninfo := range []string{spliced, handled} {
-			rate[i] += pgbench(b, mode, clients, conninfo)
+		for i, conninfo := range []string{one, other} {
+			before := processTime(b)
+			tps := pgbench(b, mode, clients, conninfo)
+			used[i] += float64((processTime(b) - before).Microseconds())
+			done[i] += tps * seconds
 		}
 	}
-	b.ReportMetric(rate[1]/rate[0], "of-splice")
-	b.ReportMetric(rate[0]/float64(b.N), "splice-tps")
-	b.ReportMetric(rate[1]/float64(b.N), "tps")
-	b.ReportMetric(0, "ns/op")
+	for i := range done {
+		rate[i], cpu[i] = done[i]/float64(b.N*seconds), used[i]/done[i]
+	}
+	return rate, cpu
+}
+
+func processTime(b *testing.B) time.Duration {
+	b.Helper()
+	var u syscall.Rusage
+	must(b, syscall.Getrusage(syscall.RUSAGE_SELF, &u))
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 var tps = regexp.MustCompile(`tps = ([0-9.]+) \(without initial connection time\)`)

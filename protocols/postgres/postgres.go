@@ -199,11 +199,6 @@ func (c *conversation) serve() error {
 		}
 	}
 	defer made()
-	if !c.share.connections.take(maxConnections) {
-		return c.turnAway(&fatal{code: tooManyConnections, message: "too many connections"})
-	}
-	defer c.share.connections.give()
-
 	hurry := context.AfterFunc(c.ctx, func() { _ = c.flow.Conn.SetDeadline(time.Unix(1, 0)) })
 	defer hurry()
 	_ = c.flow.Conn.SetDeadline(time.Now().Add(startupTimeout))
@@ -211,9 +206,13 @@ func (c *conversation) serve() error {
 	if err != nil {
 		return c.fail(err)
 	}
-	if asked.cancel != nil {
+	if asked.cancel != nil { // also where there is no room for another session
 		return c.cancelRequest(asked.cancel)
 	}
+	if !c.share.connections.take(maxConnections) {
+		return c.turnAway(&fatal{code: tooManyConnections, message: "too many connections"})
+	}
+	defer c.share.connections.give()
 	if !hurry() { // what comes now ends with c.ctx by itself
 		return c.ctx.Err()
 	}
@@ -227,7 +226,7 @@ func (c *conversation) serve() error {
 	return nil
 }
 
-// turnAway refuses a connection before anything of it is read.
+// turnAway refuses a connection that is too many.
 func (c *conversation) turnAway(f *fatal) error {
 	c.refuse("connect "+c.host, f.message)
 	return c.fail(f)

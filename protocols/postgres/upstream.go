@@ -200,7 +200,8 @@ func authFailure(err error) string {
 // remoteOf is where conn goes, or invalid.
 func remoteOf(conn net.Conn) netip.AddrPort {
 	if tcp, ok := conn.RemoteAddr().(*net.TCPAddr); ok {
-		return tcp.AddrPort()
+		a := tcp.AddrPort()
+		return netip.AddrPortFrom(a.Addr().Unmap(), a.Port())
 	}
 	return netip.AddrPort{}
 }
