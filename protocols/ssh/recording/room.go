@@ -24,20 +24,28 @@ func (s *Store) add(f *file) {
 	s.files++
 }
 
-// grow accounts for n more bytes of a live file, and makes room for them. It
-// reports whether there is.
+// grow makes room for n more bytes of a live file. It reports whether there is.
 func (s *Store) grow(f *file, n int) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.account(f, n)
+	if s.fits(s.of[f.name.registration]) {
+		return true
+	}
+	s.account(f, -n)
+	return false
+}
+
+// account is called with s.mu held when a live file gets n bytes longer.
+func (s *Store) account(f *file, n int) {
 	before := f.room()
 	f.size += int64(n)
 	more := f.room() - before
 	r := s.of[f.name.registration]
 	r.used += more
-	s.used += more
 	r.live += more
+	s.used += more
 	s.live += more
-	return s.fits(r)
 }
 
 // fits makes room for what r's files have come to. It reports whether there is,
@@ -48,9 +56,12 @@ func (s *Store) fits(r *recorded) bool {
 	return s.fit(r.used) && r.live <= s.limits.Total-s.live
 }
 
-func (s *Store) finished(f *file) {
+// finished is called with the bytes of a file's last lines, which have room in any
+// case: what they take too much, the next to grow makes up for.
+func (s *Store) finished(f *file, last int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.account(f, last)
 	s.settle(f)
 }
 

@@ -45,6 +45,9 @@ func (s *Session) begin(n name) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.write(head(n, s.meta, s.streams[stdout].mask))
+	if s.full {
+		return errNoRoom
+	}
 	return s.err
 }
 
@@ -98,33 +101,27 @@ func (s *Session) Finish(how string) error {
 			s.write(s.event(i, piece))
 		}
 	}
+	var last []byte
 	if s.full {
-		s.line(s.mark("truncated: the recording reached its limit"))
+		last = s.mark("truncated: the recording reached its limit")
 	}
-	s.line(s.mark(cut(how, maxHow)))
-	s.store.finished(s.file)
+	last = append(last, s.mark(cut(how, maxHow))...)
+	s.store.finished(s.file, len(last))
+	if s.err == nil {
+		_, s.err = s.w.Write(last)
+	}
 	return errors.Join(s.err, s.w.Close())
 }
 
-// write writes a line unless the file is full by it. s.mu is held.
+// write writes a line unless there is no room for it: then it was the last one.
+// s.mu is held.
 func (s *Session) write(line []byte) {
 	if s.full || s.err != nil {
 		return
 	}
-	if s.size+int64(len(line)) > s.store.limits.File-room {
+	if s.size+int64(len(line)) > s.store.limits.File-room || !s.store.grow(s.file, len(line)) {
 		s.full = true
 		return
-	}
-	s.line(line)
-}
-
-// line writes a line. s.mu is held.
-func (s *Session) line(line []byte) {
-	if s.err != nil {
-		return
-	}
-	if !s.store.grow(s.file, len(line)) {
-		s.full = true // and beyond by this line, at most
 	}
 	s.size += int64(len(line))
 	_, s.err = s.w.Write(line)
