@@ -109,8 +109,8 @@ func (h *hostKeyCheck) failure() error {
 }
 
 func (h *hostKeyCheck) judge(key xssh.PublicKey) error {
-	if k := h.revoked(key); k != nil {
-		return &failure{class: "host_key_revoked", reason: "its host key is revoked", detail: errors.New(xssh.FingerprintSHA256(k))}
+	if err := h.revoked(key); err != nil {
+		return err
 	}
 	x := h.endpoint.SSH
 	plain, why := key, ""
@@ -157,22 +157,28 @@ func (h *hostKeyCheck) certified(certificate *xssh.Certificate) error {
 	return errors.New("its certificate is for another host")
 }
 
-// revoked returns the plain key that known_hosts_file marks so: the host's or, of
-// a certificate, its authority's. nil: none. The library looks for the certificate
-// as a whole alone.
-func (h *hostKeyCheck) revoked(key xssh.PublicKey) xssh.PublicKey {
+// revoked refuses what known_hosts_file marks so: the host's plain key or, of a
+// certificate, its authority's. The library looks for certificates as a whole.
+func (h *hostKeyCheck) revoked(key xssh.PublicKey) error {
+	marked := func(k xssh.PublicKey) bool {
+		var revoked *knownhosts.RevokedError
+		return errors.As(h.endpoint.SSH.KnownHosts(h.address(), nowhere, k), &revoked)
+	}
 	if h.endpoint.SSH.KnownHosts == nil {
 		return nil
 	}
-	plain := []xssh.PublicKey{key}
-	if certificate, ok := key.(*xssh.Certificate); ok {
-		plain = []xssh.PublicKey{certificate.Key, certificate.SignatureKey}
+	plain := key
+	certificate, ok := key.(*xssh.Certificate)
+	if ok {
+		plain = certificate.Key
 	}
-	for _, k := range plain {
-		var revoked *knownhosts.RevokedError
-		if errors.As(h.endpoint.SSH.KnownHosts(h.address(), nowhere, k), &revoked) {
-			return k
-		}
+	print := xssh.FingerprintSHA256(plain)
+	if marked(plain) {
+		return &failure{class: "host_key_revoked", reason: "its host key is revoked", detail: errors.New(print)}
+	}
+	if ok && marked(certificate.SignatureKey) {
+		print += ", signed by " + xssh.FingerprintSHA256(certificate.SignatureKey)
+		return &failure{class: "host_key_revoked", reason: "the authority of its host key is revoked", detail: errors.New(print)}
 	}
 	return nil
 }

@@ -96,6 +96,18 @@ func TestI04_AHostKeyThatIsNotKnownGetsNoCredential(t *testing.T) {
 		"revoked in known_hosts": {plain, func(k xssh.PublicKey) string {
 			return fmt.Sprintf("known_hosts_file = %q\nhost_keys = [%q]", file("revoked", "@revoked * "+line(k)+"\n"+host+" "+line(k)+"\n"), line(k))
 		}, false, "its host key is revoked"},
+		"certified, and revoked": {func(k xssh.Signer) xssh.Signer { return hostCert(t, authority, k, nil) }, func(k xssh.PublicKey) string {
+			return fmt.Sprintf("known_hosts_file = %q\nhost_ca = [%q]", file("revoked", "@revoked * "+line(k)+"\n"), line(authority.PublicKey()))
+		}, false, "its host key is revoked"},
+		"certified by a revoked authority": {func(k xssh.Signer) xssh.Signer { return hostCert(t, authority, k, nil) }, func(xssh.PublicKey) string {
+			return fmt.Sprintf("known_hosts_file = %q\nhost_ca = [%q]", file("revoked", "@revoked * "+line(authority.PublicKey())+"\n"), line(authority.PublicKey()))
+		}, false, "the authority of its host key is revoked"},
+		"certified in known_hosts, and revoked": {func(k xssh.Signer) xssh.Signer { return hostCert(t, authority, k, nil) }, func(k xssh.PublicKey) string {
+			return fmt.Sprintf("known_hosts_file = %q", file("revoked", "@revoked * "+line(k)+"\n@cert-authority *.example.com "+line(authority.PublicKey())+"\n"))
+		}, false, "its host key is revoked"},
+		"certified in known_hosts by a revoked authority": {func(k xssh.Signer) xssh.Signer { return hostCert(t, authority, k, nil) }, func(xssh.PublicKey) string {
+			return fmt.Sprintf("known_hosts_file = %q", file("revoked", "@revoked * "+line(authority.PublicKey())+"\n@cert-authority *.example.com "+line(authority.PublicKey())+"\n"))
+		}, false, "the authority of its host key is revoked"},
 		"certified in known_hosts": {func(k xssh.Signer) xssh.Signer { return hostCert(t, authority, k, nil) }, func(xssh.PublicKey) string {
 			return fmt.Sprintf("known_hosts_file = %q", file("ca", "@cert-authority *.example.com "+line(authority.PublicKey())+"\n"))
 		}, true, ""},
