@@ -3,6 +3,7 @@ package ssh
 import (
 	"errors"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -24,7 +25,7 @@ func (c *conversation) serveForward(opened xssh.NewChannel) {
 	}
 	to := canonicalHost(asked)
 	summary := "forward " + fitted(asked.Host, maxSummary-len("forward :65535")) + ":" + strconv.Itoa(int(asked.Port))
-	if !mayForward(c.endpoint.SSH.Forward, to) {
+	if !slices.Contains(c.endpoint.SSH.Forward, to) {
 		c.refuse(summary, "the endpoint's forward does not list this target")
 		_ = opened.Reject(xssh.Prohibited, "clawpatrol: the policy does not allow forwarding to this target")
 		return
@@ -85,24 +86,6 @@ func canonicalHost(r forwardRequest) policy.Host {
 		name = a.Unmap().String()
 	}
 	return policy.Host{Name: name, Port: uint16(r.Port)}
-}
-
-// mayForward reports whether a target is one of those listed, or a name that one
-// of them is a pattern for.
-func mayForward(allowed []policy.Host, to policy.Host) bool {
-	for _, a := range allowed {
-		if a.Port != to.Port {
-			continue
-		}
-		if a.Name == to.Name {
-			return true
-		}
-		label, rest, found := strings.Cut(to.Name, ".")
-		if pattern, open := strings.CutPrefix(a.Name, "*."); open && found && label != "" && rest == pattern {
-			return true
-		}
-	}
-	return false
 }
 
 // What an agent is told when the upstream does not open a channel, by status.

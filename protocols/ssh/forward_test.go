@@ -14,14 +14,17 @@ import (
 	xssh "golang.org/x/crypto/ssh"
 )
 
+// direct is what opens a direct-tcpip channel.
+type direct struct {
+	Host string
+	Port uint32
+	From string
+	By   uint32
+}
+
 // dialOnward serves direct-tcpip channels of an upstream, as a jump does.
 func dialOnward(opened xssh.NewChannel) {
-	var to struct {
-		Host string
-		Port uint32
-		From string
-		By   uint32
-	}
+	var to direct
 	if opened.ChannelType() != "direct-tcpip" || xssh.Unmarshal(opened.ExtraData(), &to) != nil {
 		_ = opened.Reject(xssh.UnknownChannelType, "SECRET words of the upstream")
 		return
@@ -69,12 +72,7 @@ func TestForward_OnlyWhereThePolicySays(t *testing.T) {
 	var reached []string
 	l, _, connect := pair(t, func(u *upstream) {
 		u.channel = func(c xssh.NewChannel) {
-			var to struct {
-				Host string
-				Port uint32
-				From string
-				By   uint32
-			}
+			var to direct
 			must(t, xssh.Unmarshal(c.ExtraData(), &to))
 			mu.Lock()
 			defer mu.Unlock()
@@ -116,6 +114,28 @@ func TestForward_OnlyWhereThePolicySays(t *testing.T) {
 	}
 	if rows := l.summaries(l.id()); !slices.Contains(rows, "deny forward 127.0.0.1:22") {
 		t.Errorf("logged %q", rows)
+	}
+}
+
+// Programs read a name up to its first zero byte.
+func TestForward_AZeroByteIsMalformed(t *testing.T) {
+	l, u, connect := pair(t, func(u *upstream) { u.channel = func(c xssh.NewChannel) { _ = c.Reject(xssh.ConnectionFailed, "") } },
+		`forward = ["db.internal:5432"]`)
+	client := connect()
+	for _, name := range []string{"db.internal\x00", "db.internal\x00.", "evil.example.com\x00.db.internal", "\x00db.internal"} {
+		_, _, err := client.OpenChannel("direct-tcpip", xssh.Marshal(direct{name, 5432, "127.0.0.1", 0}))
+		if err == nil || !strings.Contains(err.Error(), "the request is malformed") {
+			t.Errorf("%q: %v", name, err)
+		}
+	}
+	if n := u.opened.Load(); n > 0 {
+		t.Errorf("the upstream was asked %d times", n)
+	}
+	if rows := l.summaries(l.id()); !slices.Contains(rows, "deny forward") {
+		t.Errorf("logged %q", rows)
+	}
+	if _, _, err := client.OpenChannel("direct-tcpip", xssh.Marshal(direct{"DB.internal.", 5432, "127.0.0.1", 0})); err == nil || u.opened.Load() != 1 {
+		t.Errorf("the name that is listed: %v", err)
 	}
 }
 
