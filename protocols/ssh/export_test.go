@@ -74,3 +74,20 @@ func (h *Handler) SetPatience(agent, upstream time.Duration) {
 
 // Opened is how many keys with a passphrase have been opened, or not.
 func (h *Handler) Opened() int { return h.opened.times }
+
+// Shares is how many registrations' shares are kept.
+func (h *Handler) Shares() int {
+	h.shares.mu.Lock()
+	defer h.shares.mu.Unlock()
+	return len(h.shares.of)
+}
+
+// Connected is how many flows hold one of them.
+func (h *Handler) Connected() (n int) {
+	h.shares.mu.Lock()
+	defer h.shares.mu.Unlock()
+	for _, s := range h.shares.of {
+		n += s.holders
+	}
+	return n
+}

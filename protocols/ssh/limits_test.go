@@ -95,6 +95,44 @@ func TestI16_TenThousandOpens(t *testing.T) {
 	}
 }
 
+// I16: who connects again has no more rows than who stays.
+func TestI16_ConnectingAgainGivesNoFreshShare(t *testing.T) {
+	l, _, connect := pair(t, nil)
+	begin := time.Now()
+	for range 20 {
+		client := connect()
+		for range 10 {
+			if ok, _, err := client.SendRequest("tcpip-forward", true, []byte("x")); ok || err != nil {
+				t.Fatalf("%v, %v", ok, err)
+			}
+		}
+		_ = client.Close()
+		l.Eventually(wait, "it has gone", func() bool { return l.handler.Connected() == 0 })
+	}
+	refused := 0
+	for _, row := range l.Actions(l.id()) {
+		if row.Summary == "request tcpip-forward" {
+			refused++
+		}
+	}
+	if most := 11 + int(10*time.Since(begin).Seconds()); refused > most || refused < 10 {
+		t.Errorf("%d rows, and %d is the share", refused, most)
+	}
+}
+
+// Nothing is kept of a registration that has gone and whose share is as new.
+func TestI16_SharesAreForgotten(t *testing.T) {
+	l, _, connect := pair(t, nil)
+	for range 3 {
+		_ = connect().Close()
+		l.Eventually(wait, "it has gone", func() bool { return l.handler.Connected() == 0 })
+		l.Approve("another", "ci") // whose id is the latest
+	}
+	if n := l.handler.Shares(); n > 1 {
+		t.Errorf("%d are kept", n)
+	}
+}
+
 // One stream that nobody reads holds up no other.
 func TestI16_ASlowReaderWaitsAlone(t *testing.T) {
 	_, _, connect := pair(t, func(u *upstream) {

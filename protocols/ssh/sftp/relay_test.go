@@ -92,6 +92,18 @@ func TestRelay_RefusesWithoutDecide(t *testing.T) {
 	w.agentIsTold(7, 3, "nothing decides what may be done")
 }
 
+// A decision that panics ends its session, and no other.
+func TestRelay_APanicEndsOneSession(t *testing.T) {
+	other := begun(t, nil)
+	w := begun(t, func(sftp.Action) error { panic("at the disco") })
+	w.request(asking[0].packet)
+	if err := w.end(); err == nil || !strings.Contains(err.Error(), "at the disco") {
+		t.Errorf("ended with %v", err)
+	}
+	other.request(asking[0].packet)
+	other.upstreamGets(asking[0].packet)
+}
+
 // What needs an open file alone is not asked about, and unknown extensions stay
 // here: they might name a path in a place that nobody looks at.
 func TestRelay_PassesWhatNamesNoPath(t *testing.T) {
