@@ -146,7 +146,7 @@ func FuzzFacts_Nesting(f *testing.F) {
 		{"xmlelement(name a,", ")"}, {"trim(", ")"}, {"json_object('a':", ")"}, {"(values(", "))"}, {"f(a=>", ")"}, {"@ ", ""}, {"", " and a.and"}, {"", "+a.on"}, {"(select 1 from a where ", ")"}, {"", " isnull+a.where"},
 	}
 	for i := range ways {
-		f.Add([]byte{byte(i)}, uint16(300))
+		f.Add([]byte{byte(i)}, uint16(160))
 	}
 	if err := parser.Warm(); err != nil { // longer than an input may take
 		f.Fatal(err)
