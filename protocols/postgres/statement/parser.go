@@ -24,6 +24,10 @@ const (
 	// maxParse bounds how long the grammar may take. It takes milliseconds; but it
 	// cannot be interrupted, and nobody may wait for it forever.
 	maxParse = 30 * time.Second
+
+	// maxLoad is maxParse for the first text, whose parsing loads the grammar: on a
+	// slow machine, or under the race detector, that is more than a second.
+	maxLoad = 10 * time.Minute
 )
 
 // Errors of Facts. With each of them come facts that say Unknown.
@@ -49,7 +53,8 @@ type Parser struct {
 	parse func(string) ([]byte, error)
 
 	long   sync.Mutex // held, before mu, by whoever has a text longer than maxQuick
-	mu     sync.Mutex // guards broken, and the grammar
+	mu     sync.Mutex // guards the rest, and the grammar
+	loaded bool
 	broken bool
 }
 
@@ -145,11 +150,15 @@ func (p *Parser) grammar(sql string) ([]byte, error) {
 		}
 		done <- result{wire, err}
 	}()
-	timeout := time.NewTimer(maxParse)
+	limit := maxParse
+	if !p.loaded {
+		limit = maxLoad
+	}
+	timeout := time.NewTimer(limit)
 	defer timeout.Stop()
 	select {
 	case r := <-done:
-		p.broken = errors.Is(r.err, ErrParser)
+		p.loaded, p.broken = true, errors.Is(r.err, ErrParser)
 		return r.wire, r.err
 	case <-timeout.C:
 		p.broken = true
