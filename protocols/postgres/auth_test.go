@@ -120,7 +120,7 @@ func TestLogin_WrongPassword(t *testing.T) {
 		if code != "28P01" || !strings.Contains(says, "password authentication failed") || !strings.Contains(says, "credential of its own") {
 			t.Errorf("%s: %s %s", user, code, says)
 		}
-		if rows := l.rows(id); len(rows) != 1 || rows[0] != "allow connect "+user+"@orders: 28P01" {
+		if rows := l.rows(id); len(rows) != 1 || rows[0] != "allow connect "+user+"@orders: 28P01: password authentication failed for user \""+user+"\"" {
 			t.Errorf("%q", rows)
 		}
 		if strings.Contains(l.said.String()+l.Log()+says, wrong) {

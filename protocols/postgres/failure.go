@@ -26,6 +26,10 @@ const (
 	ioError               = "58030"
 )
 
+// maxReason is how much of an upstream's own words goes into the action log, in
+// bytes.
+const maxReason = 200
+
 // fatal is why there is no session, or no longer one, in words for the agent.
 type fatal struct {
 	code    string // SQLSTATE
@@ -111,6 +115,7 @@ func (c *conversation) explain(ctx context.Context, err error, hide *masker) *fa
 			detail:  hide.text(said.Detail),
 			hint:    hide.text(said.Hint),
 		}
+		f.class = f.code + ": " + f.message[:min(len(f.message), maxReason)]
 		if len(f.code) == 5 && f.code[:2] == "28" && f.hint == "" {
 			f.hint = "The gateway logs in with a credential of its own: whatever you send as a password makes no difference. An operator has to look at what is stored."
 		}
