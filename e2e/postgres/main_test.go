@@ -5,11 +5,14 @@ package postgres
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"testing"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/clawpatrol/clawpatrol/e2e/lab"
 )
@@ -29,19 +32,21 @@ func TestMain(m *testing.M) {
 func runAll(m *testing.M) (code int, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
-	p, err := prepare(ctx)
-	if err != nil {
-		return 1, err
-	}
+	var p prepared
+	var preparing errgroup.Group
+	preparing.Go(func() (err error) {
+		p, err = prepare(ctx)
+		return err
+	})
 	l, err := lab.New(ctx, lab.Config{Bin: lab.Binary(), Agents: 2})
+	notPrepared := preparing.Wait()
 	if err != nil {
-		return 1, err
+		return 1, errors.Join(err, notPrepared)
 	}
-	defer func() {
-		if cerr := l.Close(); err == nil {
-			err = cerr
-		}
-	}()
+	defer func() { err = errors.Join(err, l.Close()) }()
+	if notPrepared != nil {
+		return 1, notPrepared
+	}
 	if w, err = newWorld(ctx, l, p); err != nil {
 		return 1, err
 	}

@@ -2,8 +2,11 @@ package postgres
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/clawpatrol/clawpatrol/e2e/lab"
 )
@@ -75,43 +78,50 @@ GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO orders_ro;
 
 func newWorld(ctx context.Context, l *lab.Lab, p prepared) (*world, error) {
 	w := &world{lab: l, prepared: p}
-	var err error
-	w.server, err = l.StartPostgres(ctx, lab.PostgresConfig{
-		Names:     []string{ordersHost, mappedHost, brokenHost, unsetHost},
-		MoreNames: []string{wrongHost},
-		Offset:    20,
-		HBA: `
-hostssl all orders_md5  all md5
-hostssl all orders_cert all cert
-hostssl all all         all scram-sha-256`,
-		Settings: "max_connections = 60",
-		Setup: fmt.Sprintf(setup, passwords[appUser], passwords[md5User], passwords[readOnlyUser],
-			passwords[regressUser], passwords[crowdUser]),
-	})
-	if err != nil {
-		return nil, err
-	}
 	if err := w.standBetween(ctx); err != nil {
 		return nil, err
 	}
-	if w.gateway, err = l.StartGateway(ctx, policy, map[string]string{"lab-ca.pem": string(l.PKI.PEM)}); err != nil {
-		return nil, err
-	}
-	if err := w.storeSecrets(ctx); err != nil {
-		return nil, err
-	}
-	if w.agent, err = l.Join(ctx, l.Agents[0], w.gateway, "ci"); err != nil {
-		return nil, err
-	}
-	if w.other, err = l.Join(ctx, l.Agents[1], w.gateway, "none"); err != nil {
-		return nil, err
-	}
-	for _, h := range l.Agents {
-		if err := h.Script(ctx, fmt.Sprintf("mkdir -p /var/home; useradd --create-home --home-dir %s --shell /bin/sh %s", agentHome, agentUser)); err != nil {
-			return nil, err
+	var starting errgroup.Group
+	starting.Go(func() (err error) {
+		w.server, err = l.StartPostgres(ctx, lab.PostgresConfig{
+			Names:     []string{ordersHost, mappedHost, brokenHost, unsetHost},
+			MoreNames: []string{wrongHost},
+			Offset:    20,
+			HBA: `
+hostssl all orders_md5  all md5
+hostssl all orders_cert all cert
+hostssl all all         all scram-sha-256`,
+			Settings: "max_connections = 60\nautovacuum = off", // a row that moves would be a difference
+			Setup: fmt.Sprintf(setup, passwords[appUser], passwords[md5User], passwords[readOnlyUser],
+				passwords[regressUser], passwords[crowdUser]),
+		})
+		return err
+	})
+	starting.Go(func() (err error) {
+		if w.gateway, err = l.StartGateway(ctx, policy, map[string]string{"lab-ca.pem": string(l.PKI.PEM)}); err != nil {
+			return err
 		}
-	}
-	return w, w.prepareDirect(ctx)
+		if err := w.storeSecrets(ctx); err != nil {
+			return err
+		}
+		var joining errgroup.Group
+		for i, profile := range []string{"ci", "none"} {
+			joining.Go(func() error {
+				j, err := l.Join(ctx, l.Agents[i], w.gateway, profile)
+				if err != nil {
+					return err
+				}
+				if profile == "ci" {
+					w.agent = j
+				} else {
+					w.other = j
+				}
+				return j.Script(ctx, fmt.Sprintf("mkdir -p /var/home; useradd --create-home --home-dir %s --shell /bin/sh %s", agentHome, agentUser))
+			})
+		}
+		return joining.Wait()
+	})
+	return w, errors.Join(starting.Wait(), w.prepareDirect(ctx))
 }
 
 func (w *world) storeSecrets(ctx context.Context) error {

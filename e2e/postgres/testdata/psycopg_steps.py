@@ -43,8 +43,8 @@ with psycopg.connect("") as con:
     con.rollback()
     try:
         with con.pipeline():
-            bad = [con.execute("SELECT 1"), con.execute("SELECT 1/0"), con.execute("SELECT 3")]
-            bad[1].fetchone()
+            for n in 1, 0, 3:
+                con.execute("SELECT 1/%s", (n,))
     except psycopg.Error as e:
         print(e.sqlstate, type(e).__name__)
     con.rollback()
