@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/clawpatrol/clawpatrol/policy"
 	"github.com/clawpatrol/clawpatrol/proxy"
@@ -176,11 +177,13 @@ func (c *conversation) open(o *opening, asked login, grant *proxy.Grant) (*sessi
 	}
 	_, minor := o.version()
 	key := c.handler.keys.add(s, minor)
+	_ = c.flow.Conn.SetWriteDeadline(time.Now().Add(startupTimeout))
 	if _, err := c.conn.Write(o.greeting(up.told, key, up.status)); err != nil {
 		c.handler.keys.remove(s)
 		up.close()
 		return nil, err
 	}
+	_ = c.flow.Conn.SetWriteDeadline(time.Time{})
 	up.told = nil
 	return s, nil
 }

@@ -38,7 +38,7 @@ const (
 	// delivering a cancel request.
 	upstreamTimeout = 30 * time.Second
 
-	maxStartups    = 32  // connections of one registration in the making
+	maxStartups    = 128 // connections of one registration in the making: a pool opens all of its own at once
 	maxConnections = 256 // of one registration: each holds two buffers of bufferSize
 
 	// bufferSize is what is read at once, on either side.

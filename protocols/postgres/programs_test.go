@@ -5,7 +5,10 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
+
+	"github.com/jackc/pgx/v5"
 )
 
 func TestPsql_WithoutAPassword(t *testing.T) {
@@ -149,5 +152,26 @@ func TestPgDump_AndRestore(t *testing.T) {
 		if was, is := c.admin(t, "orders", sum), c.admin(t, "restored", sum); was != is || !strings.HasPrefix(is, "3000|") {
 			t.Errorf("dumped %s, restored %s", was, is)
 		}
+	}
+}
+
+// Pools open their connections all at once.
+func TestPool_ManyConnectionsAtOnce(t *testing.T) {
+	l, id := ordinary(t)
+	const n = 60 // the server has 80
+	var ready sync.WaitGroup
+	conns := make([]*pgx.Conn, n)
+	errs := make([]error, n)
+	for i := range n {
+		config := l.config(id, "scram_user", "orders")
+		ready.Go(func() { conns[i], errs[i] = pgx.ConnectConfig(t.Context(), config) })
+	}
+	ready.Wait()
+	for i, conn := range conns {
+		if errs[i] != nil {
+			t.Fatal(errs[i])
+		}
+		must(t, conn.Ping(t.Context()))
+		must(t, conn.Close(t.Context()))
 	}
 }
