@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
 
@@ -187,5 +188,24 @@ func TestReadOnly_UpstreamToo(t *testing.T) {
 		if err := conn.Ping(t.Context()); err == nil {
 			t.Errorf("%s: the session goes on", sql)
 		}
+	}
+}
+
+// A statement that cannot be recorded does not run.
+func TestI19_NoRowNoStatement(t *testing.T) {
+	l, id := ordinary(t)
+	conn := l.connect(id, "scram_user", "orders")
+	_, err := conn.Exec(t.Context(), "CREATE TEMP TABLE unrecorded (i int)")
+	must(t, err)
+	must(t, l.DB.Close())
+	for _, mode := range []pgx.QueryExecMode{pgx.QueryExecModeSimpleProtocol, pgx.QueryExecModeExec} {
+		var e *pgconn.PgError
+		_, err := conn.Exec(t.Context(), "INSERT INTO unrecorded VALUES (1)", mode)
+		if !errors.As(err, &e) || e.Code != "58030" || !strings.Contains(e.Message, "could not be recorded") {
+			t.Errorf("%v: %v", mode, err)
+		}
+	}
+	if code, says := l.fails(id, "scram_user", "orders"); code != "58030" {
+		t.Errorf("%s %s", code, says)
 	}
 }
