@@ -240,3 +240,33 @@ func TestCancel_EndsTheStatementOfTheSameRegistrationOnly(t *testing.T) {
 		t.Error("the key is in a log")
 	}
 }
+
+// A COPY by the extended protocol: the Sync behind its Execute is part of the data
+// to the server, and the answers stay in step.
+func TestCopy_ByTheExtendedProtocol(t *testing.T) {
+	l, id := ordinary(t)
+	conn := l.connect(id, "scram_user", "orders")
+	_, err := conn.Exec(t.Context(), "CREATE TEMP TABLE extended (i int PRIMARY KEY)")
+	must(t, err)
+	front := conn.PgConn().Frontend()
+	begin := []pgproto3.FrontendMessage{&pgproto3.Parse{Query: "COPY extended FROM STDIN"}, &pgproto3.Bind{}, &pgproto3.Execute{}, &pgproto3.Sync{}}
+	must(t, sendAll(front, begin...))
+	expect(t, front, "ParseComplete", "BindComplete", "CopyInResponse")
+	must(t, sendAll(front, &pgproto3.CopyData{Data: []byte("1\n2\n3\n")}, &pgproto3.CopyDone{}, &pgproto3.Sync{}, &pgproto3.Query{String: "SELECT 4"}))
+	expect(t, front, "CommandComplete", "ReadyForQuery", "RowDescription", "DataRow", "CommandComplete", "ReadyForQuery")
+	must(t, sendAll(front, begin...))
+	expect(t, front, "ParseComplete", "BindComplete", "CopyInResponse")
+	must(t, sendAll(front, &pgproto3.CopyFail{Message: "enough"}, &pgproto3.Sync{}))
+	expect(t, front, "ErrorResponse", "ReadyForQuery")
+	var n int
+	must(t, conn.QueryRow(t.Context(), "SELECT count(*) FROM extended").Scan(&n))
+	rows := strings.Join(l.rows(id), "\n")
+	for _, want := range []string{"allow COPY extended FROM STDIN: COPY 3", "allow SELECT ?: SELECT 1", "allow COPY extended FROM STDIN: 57014"} {
+		if !strings.Contains(rows, want) {
+			t.Errorf("no row %q in\n%s", want, rows)
+		}
+	}
+	if n != 3 || strings.Contains(rows, "running") || strings.Contains(rows, ": done") {
+		t.Errorf("%d rows; %s", n, rows)
+	}
+}

@@ -87,12 +87,19 @@ func (p *pending) push(r request, waiting func()) bool {
 	return true
 }
 
-// add counts bytes that belong to what was sent last.
+// add counts bytes of copied data, for the last that may have asked for it: a Sync
+// may stand behind it already.
 func (p *pending) add(sent int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.count > 0 {
-		p.at(p.count - 1).sent += sent
+	for i := p.count - 1; i >= 0; i-- {
+		if r := p.at(i); r.kind == asksQuery || r.kind == asksExecute {
+			r.sent += sent
+			return
+		}
+		if p.count-i > 4 { // not of a COPY
+			return
+		}
 	}
 }
 
