@@ -50,8 +50,8 @@ func (s *Store) account(f *file, n int) {
 
 // fits makes room for what r's files have come to. It reports whether there is,
 // and whether r leaves enough to others: files still being written are not
-// removed. Of how many there are, the sessions that a registration may have are
-// the limit. s.mu is held.
+// removed. How many of those there are, the sessions that a registration may have
+// at once limit. s.mu is held.
 func (s *Store) fits(r *recorded) bool {
 	return s.fit(r.used) && r.live <= s.limits.Total-s.live
 }
