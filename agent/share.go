@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"syscall"
 
+	"golang.org/x/sys/unix"
 	"golang.zx2c4.com/wireguard/tun"
 )
 
@@ -122,12 +123,37 @@ func (a *Agent) listenForRuns(j *journal, users string) (*net.UnixListener, erro
 	if err != nil {
 		return failed(err)
 	}
+	if err := refuseDescriptors(ln); err != nil {
+		ln.Close()
+		return failed(err)
+	}
 	if err := errors.Join(os.Lchown(path, 0, gid), os.Chmod(path, mode)); err != nil {
 		ln.Close()
 		return failed(err)
 	}
 	a.cfg.checkpoint("made " + path)
 	return ln, nil
+}
+
+// refuseDescriptors makes the kernel refuse each message to ln's connections that
+// has a descriptor with it (SO_PASSRIGHTS). They take that over from ln. Linux
+// before 6.16 does not know it: there a descriptor is closed where the message is
+// read, which may take as long as its sender wants.
+func refuseDescriptors(ln *net.UnixListener) error {
+	raw, err := ln.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var failed error
+	if err := raw.Control(func(fd uintptr) {
+		failed = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_PASSRIGHTS, 0)
+	}); err != nil {
+		return err
+	}
+	if failed == unix.ENOPROTOOPT {
+		return nil
+	}
+	return os.NewSyscallError("setsockopt", failed)
 }
 
 // ListenPrivately opens a socket in a directory, of mode 0600. Its name may be

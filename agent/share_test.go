@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"net"
 	"os"
@@ -10,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
 	"golang.zx2c4.com/wireguard/tun"
 )
 
@@ -25,6 +27,50 @@ func serveNobody(host tun.Device, _ Shared) (tun.Device, func(context.Context, *
 			c.Close()
 		}
 	}, nil
+}
+
+// The attack: a descriptor that takes long to close (SO_LINGER, FUSE), for the
+// process that holds the host's tunnel to close. The kernel refuses the sender.
+func TestRunSocketRefusesDescriptors(t *testing.T) {
+	root := newRoot(t)
+	a := New(Config{StateDir: t.TempDir(), Root: root})
+	j, err := openJournal(filepath.Join(t.TempDir(), "journal"), func(string) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln, err := a.listenForRuns(j, everyUser)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	dir, err := os.Open(filepath.Join(root, filepath.Dir(RunSocket)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	c, err := net.DialUnix("unixpacket", nil, &net.UnixAddr{Name: fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), filepath.Base(RunSocket)), Net: "unixpacket"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	raw, err := c.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var known error
+	if err := raw.Control(func(fd uintptr) { _, known = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_PASSRIGHTS) }); err != nil {
+		t.Fatal(err)
+	}
+	if known != nil {
+		t.Skipf("this kernel cannot refuse descriptors (Linux before 6.16): %v", known)
+	}
+	message := []byte(`{"run":true}`)
+	if _, _, err := c.WriteMsgUnix(message, unix.UnixRights(int(dir.Fd())), nil); !errors.Is(err, unix.EPERM) {
+		t.Errorf("a message with a descriptor: %v, want %v", err, unix.EPERM)
+	}
+	if _, err := c.Write(message); err != nil {
+		t.Errorf("one without: %v", err)
+	}
 }
 
 // The socket is there while the tunnel is held, for whom root has named, and for
