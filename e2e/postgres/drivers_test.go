@@ -35,3 +35,13 @@ func TestPostgres_DriversDoNotNoticeTheGateway(t *testing.T) {
 		})
 	}
 }
+
+// What Debian's server and its libpq are too old for, the gateway speaks to the
+// drivers that are not.
+func TestPostgres_NewerDriversGetWhatIsNewer(t *testing.T) {
+	for _, env := range []string{"PGSSLMODE=verify-full PGSSLNEGOTIATION=direct", "PGSSLMODE=disable PGMINPROTOCOLVERSION=3.2 PGMAXPROTOCOLVERSION=3.2"} {
+		if r := w.run(t, env+" "+w.prepared.drivers+"/pgx"); r.code != 0 || !strings.HasSuffix(r.stdout, "due to user request\nstatus I\n") {
+			t.Errorf("%s: %v", env, r)
+		}
+	}
+}

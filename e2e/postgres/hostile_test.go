@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strconv"
+	"io"
+	"net"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -13,8 +15,6 @@ import (
 
 	"github.com/clawpatrol/clawpatrol/e2e/lab"
 )
-
-func itoa(n uint32) string { return strconv.FormatUint(uint64(n), 10) }
 
 // profiles gives a registration others until the test ends.
 func profiles(t *testing.T, j *lab.Joined, names ...string) {
@@ -58,7 +58,7 @@ func TestI04_AnotherNamesCertificateIsRefused(t *testing.T) {
 
 func TestI21_WithoutItsSecretACredentialOpensNothing(t *testing.T) {
 	connections := strings.Count(w.server.Log.String(), "connection received")
-	r := w.run(t, "PGPASSWORD="+"anything psql -Xc 'SELECT 1' -h "+unsetHost)
+	r := w.run(t, "PGPASSWORD=anything psql -Xc 'SELECT 1' -h "+unsetHost)
 	if r.code != 2 || r.stdout != "" || !strings.Contains(r.stderr, "postgres.unset") {
 		t.Errorf("%v", r)
 	}
@@ -171,4 +171,58 @@ func TestI07_BlockEndsSessions(t *testing.T) {
 	}
 	cancel()
 	_ = cmd.Wait() // how it ends is no matter
+}
+
+// The attack: what is no message, or not all of one, as often as it goes. Sessions
+// beside it go on.
+func TestI16_MalformedMessagesCostTheirOwnFlow(t *testing.T) {
+	beside, err := connect(t, w.agent.Host, "")
+	must(t, err)
+	const login = "\x00\x00\x00\x29\x00\x03\x00\x00user\x00orders_app\x00database\x00orders\x00\x00" // 41 bytes
+	for what, sent := range map[string]string{
+		"another protocol":         "GET / HTTP/1.1\r\nHost: db.example.com\r\n\r\n",
+		"an endless startup":       "\x7f\xff\xff\xff\x00\x03\x00\x00" + strings.Repeat("x", 20000),
+		"a negative length":        "\xff\xff\xff\xff\x00\x03\x00\x00",
+		"no terminator":            "\x00\x00\x00\x0c\x00\x03\x00\x00user",
+		"protocol 2":               "\x00\x00\x00\x08\x00\x02\x00\x00",
+		"a negative message":       login + "Q\xff\xff\xff\xff",
+		"a message of no length":   login + "Q\x00\x00\x00\x00",
+		"an unknown message":       login + "~\x00\x00\x00\x04",
+		"a password nobody wanted": login + "p\x00\x00\x00\x05\x00",
+		"TLS that is none":         "\x16\x03\x01\x02\x00\x01" + strings.Repeat("\x00", 600),
+		"data before TLS":          sslRequest + login,
+	} {
+		c, err := w.agent.Dial(t.Context(), "tcp", net.JoinHostPort(virtual(t, w.agent.Host), lab.PostgresPort))
+		must(t, err)
+		_, _ = io.WriteString(c, sent) // it may be cut off before the end
+		must(t, c.SetReadDeadline(time.Now().Add(patience)))
+		answer, err := io.ReadAll(c)
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("%s: it is not closed, after %.200q", what, answer)
+		}
+		must(t, c.Close())
+	}
+	// A message that never ends is not kept: 1 GB is the most that one may have.
+	var unfinished []net.Conn
+	before := memory(t)
+	for range 8 {
+		c, err := w.agent.Dial(t.Context(), "tcp", net.JoinHostPort(virtual(t, w.agent.Host), lab.PostgresPort))
+		must(t, err)
+		unfinished = append(unfinished, c)
+		must(t, c.SetWriteDeadline(time.Now().Add(patience)))
+		_, err = io.WriteString(c, login+"Q\x3f\x00\x00\x00"+strings.Repeat("x", 8<<20))
+		must(t, err)
+	}
+	if r, err := beside.Exec(t.Context(), "SELECT 'still here'").ReadAll(); err != nil || string(r[0].Rows[0][0]) != "still here" {
+		t.Errorf("the session beside: %v", err)
+	}
+	if grown := memory(t) - before; grown > 48<<20 {
+		t.Errorf("64 MiB of unfinished messages are %d MiB in the gateway", grown>>20)
+	}
+	for _, c := range unfinished {
+		must(t, c.Close())
+	}
+	if strings.Contains(w.gateway.Log.String(), "panic") {
+		t.Error("the gateway has panicked")
+	}
 }

@@ -12,7 +12,7 @@ import (
 
 // One row a statement, by whatever protocol, with its literals replaced.
 func TestPostgres_StatementsAreLogged(t *testing.T) {
-	w.works(t, psql(`SELECT 'literal-one', 4711 AS logged_simple;
+	w.works(t, psql(`SELECT 'literal-one', 4711081547 AS logged_simple;
 BEGIN; UPDATE orders SET customer = customer WHERE id IN (1, 2, 3) AND 'logged_update' <> ''; ROLLBACK;
 COPY (SELECT 'literal-two' AS logged_copy FROM generate_series(1, 1000)) TO STDOUT;`, ">/dev/null"))
 	w.run(t, "psql -Xwc 'SELECT logged_error FROM nowhere'")
@@ -47,7 +47,7 @@ COPY (SELECT 'literal-two' AS logged_copy FROM generate_series(1, 1000)) TO STDO
 		}
 		return nil
 	}))
-	for _, literal := range []string{"literal-one", "4711", "literal-two", "literal-three"} {
+	for _, literal := range []string{"literal-one", "4711081547", "literal-two", "literal-three"} {
 		for _, path := range []string{"/api/actions?limit=500", "/actions"} {
 			text, err := w.gateway.Operator.Text(t.Context(), path)
 			must(t, err)

@@ -86,10 +86,9 @@ func TestPostgres_PsqlIsAsWithoutAGateway(t *testing.T) {
 	}
 }
 
-// A GB goes through, and the gateway does not grow by it.
+// Rows and COPY data go through without being kept, however much they are.
 func TestPostgres_RowsAreStreamed(t *testing.T) {
 	before := memory(t)
-	// Less than one, that is: what would grow would show.
 	out := w.works(t, `psql -XqAtwc "COPY (SELECT repeat('x', 1023) FROM generate_series(1, 128 * 1024)) TO STDOUT" | wc -c`)
 	if strings.TrimSpace(out) != fmt.Sprint(128<<20) {
 		t.Errorf("%s bytes", out)
@@ -159,6 +158,23 @@ func TestPostgres_DumpsAndRestores(t *testing.T) {
 		}
 	}
 	w.works(t, empty)
+}
+
+// COPY both ways, where the endpoint lets replication through.
+func TestPostgres_Replicates(t *testing.T) {
+	dir := scratch(t)
+	out := w.works(t, `set -e
+		stream="-w -h `+streamHost+` -U `+streamUser+`"
+		pg_recvlogical $stream -d orders --slot=changes --create-slot -P test_decoding
+		psql -Xqwc "INSERT INTO orders (customer) VALUES ('changed')" -c "DELETE FROM orders WHERE customer = 'changed'"
+		end=$(psql -XqAtwc 'SELECT pg_current_wal_lsn()')
+		psql -Xqwc 'SELECT pg_logical_emit_message(true, $$test$$, $$after$$)' >/dev/null
+		pg_recvlogical $stream -d orders --slot=changes --start --endpos=$end -f -
+		pg_recvlogical $stream -d orders --slot=changes --drop-slot`)
+	if !strings.Contains(out, "table public.orders: INSERT: id[integer]:") || !strings.Contains(out, "table public.orders: DELETE:") {
+		t.Errorf("%q", out)
+	}
+	w.works(t, "pg_basebackup -w -h "+streamHost+" -U "+streamUser+" -D "+dir+"/backup -X stream -c fast && pg_verifybackup "+dir+"/backup")
 }
 
 func TestPostgres_CtrlCCancels(t *testing.T) {

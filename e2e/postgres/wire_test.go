@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"strings"
 	"testing"
@@ -34,8 +35,8 @@ func virtual(t *testing.T, h *lab.Host) string {
 	return strings.Fields(out)[0]
 }
 
-// cancel sends a CancelRequest.
-func cancel(t *testing.T, h *lab.Host, pid uint32, key []byte) {
+// sendCancel sends a CancelRequest.
+func sendCancel(t *testing.T, h *lab.Host, pid uint32, key []byte) {
 	t.Helper()
 	c, err := h.Dial(t.Context(), "tcp", net.JoinHostPort(virtual(t, h), lab.PostgresPort))
 	must(t, err)
@@ -61,15 +62,15 @@ func TestI06_CancelIsOfTheSameRegistration(t *testing.T) {
 	must(t, lab.Eventually(t.Context(), patience, func() error { return sqlIs(t, running, "1") }))
 	upstream, err := w.server.SQL(t.Context(), "orders", "SELECT pid FROM pg_stat_activity WHERE application_name = 'to_cancel'")
 	must(t, err)
-	if strings.TrimSpace(upstream) == strings.TrimSpace(itoa(c.PID())) {
+	if strings.TrimSpace(upstream) == fmt.Sprint(c.PID()) {
 		t.Error("the agent knows the upstream's process id")
 	}
-	cancel(t, w.other.Host, c.PID(), c.SecretKey())
+	sendCancel(t, w.other.Host, c.PID(), c.SecretKey())
 	wrong := append([]byte(nil), c.SecretKey()...)
 	wrong[0] ^= 1
-	cancel(t, w.agent.Host, c.PID(), wrong)
+	sendCancel(t, w.agent.Host, c.PID(), wrong)
 	must(t, sqlIs(t, running, "1"))
-	cancel(t, w.agent.Host, c.PID(), c.SecretKey())
+	sendCancel(t, w.agent.Host, c.PID(), c.SecretKey())
 	if err := <-ended; err == nil || !strings.Contains(err.Error(), "57014") {
 		t.Errorf("%v", err)
 	}

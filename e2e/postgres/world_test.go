@@ -18,6 +18,7 @@ const (
 	brokenHost = "broken.example.com" // the credential's password is not the role's
 	unsetHost  = "unset.example.com"  // the credential has no secret
 	wrongHost  = "wrong.example.com"  // the server's certificate is for other names
+	streamHost = "stream.example.com" // lets replication connections through
 	middleHost = "middle.example.com" // somebody stands before the server, with a good certificate
 )
 
@@ -29,6 +30,7 @@ const (
 	readOnlyUser = "orders_ro"  // scram
 	regressUser  = "regression" // scram; a superuser, for PostgreSQL's own tests
 	crowdUser    = "crowd"      // scram; has two connections
+	streamUser   = "stream"     // scram; may replicate
 )
 
 // Passwords, and the key of certUser's certificate, are the world's secrets.
@@ -38,6 +40,7 @@ var passwords = map[string]string{
 	readOnlyUser: "REALpasswordOfReadOnly-1597",
 	regressUser:  "REALpasswordOfRegression-2468",
 	crowdUser:    "REALpasswordOfCrowd-3579",
+	streamUser:   "REALpasswordOfStream-6802",
 	"broken":     "REALpasswordOfNobody-4680",
 }
 
@@ -62,6 +65,7 @@ CREATE ROLE orders_cert LOGIN;
 CREATE ROLE orders_ro LOGIN PASSWORD '%[3]s';
 CREATE ROLE regression LOGIN SUPERUSER PASSWORD '%[4]s';
 CREATE ROLE crowd LOGIN CONNECTION LIMIT 2 PASSWORD '%[5]s';
+CREATE ROLE stream LOGIN REPLICATION PASSWORD '%[6]s';
 CREATE ROLE other_team;
 GRANT other_team, pg_read_all_data TO orders_ro;
 CREATE DATABASE orders OWNER orders_app;
@@ -84,16 +88,17 @@ func newWorld(ctx context.Context, l *lab.Lab, p prepared) (*world, error) {
 	var starting errgroup.Group
 	starting.Go(func() (err error) {
 		w.server, err = l.StartPostgres(ctx, lab.PostgresConfig{
-			Names:     []string{ordersHost, mappedHost, brokenHost, unsetHost},
+			Names:     []string{ordersHost, mappedHost, brokenHost, unsetHost, streamHost},
 			MoreNames: []string{wrongHost},
 			Offset:    20,
 			HBA: `
 hostssl all orders_md5  all md5
 hostssl all orders_cert all cert
-hostssl all all         all scram-sha-256`,
-			Settings: "max_connections = 60\nautovacuum = off", // a row that moves would be a difference
+hostssl all all         all scram-sha-256
+hostssl replication all all scram-sha-256`,
+			Settings: "max_connections = 60\nwal_level = logical\nautovacuum = off", // a row that moves would be a difference
 			Setup: fmt.Sprintf(setup, passwords[appUser], passwords[md5User], passwords[readOnlyUser],
-				passwords[regressUser], passwords[crowdUser]),
+				passwords[regressUser], passwords[crowdUser], passwords[streamUser]),
 		})
 		return err
 	})
@@ -141,6 +146,7 @@ func (w *world) storeSecrets(ctx context.Context) error {
 		"broken":  {"password": passwords["broken"]},
 		"wrong":   {"password": passwords[appUser]},
 		"middle":  {"password": passwords[appUser]},
+		"stream":  {"password": passwords[streamUser]},
 	} {
 		if err := w.gateway.Operator.Do(ctx, "PUT", "/api/credentials/postgres/"+credential, map[string]any{"slots": slots}, nil); err != nil {
 			return err
@@ -151,8 +157,8 @@ func (w *world) storeSecrets(ctx context.Context) error {
 
 var policy = func() string {
 	var b strings.Builder
-	for name, host := range map[string]string{"orders": ordersHost, "mapped": mappedHost, "broken": brokenHost, "unset": unsetHost, "wrong": wrongHost, "middle": middleHost} {
-		fmt.Fprintf(&b, "endpoint \"postgres\" %q {\nhosts = [%q]\nca_file = \"lab-ca.pem\"\noptions = [\"work_mem\"]\n}\n", name, host)
+	for name, host := range map[string]string{"orders": ordersHost, "mapped": mappedHost, "broken": brokenHost, "unset": unsetHost, "wrong": wrongHost, "stream": streamHost, "middle": middleHost} {
+		fmt.Fprintf(&b, "endpoint \"postgres\" %q {\nhosts = [%q]\nca_file = \"lab-ca.pem\"\noptions = [\"work_mem\"]\nreplication = %t\n}\n", name, host, host == streamHost)
 	}
 	var all []string
 	for _, c := range []struct{ name, endpoint, user, more string }{
@@ -167,6 +173,7 @@ var policy = func() string {
 		{"unset", "unset", appUser, `databases = ["orders"]`},
 		{"wrong", "wrong", appUser, `databases = ["orders"]`},
 		{"middle", "middle", appUser, `databases = ["orders"]`},
+		{"stream", "stream", streamUser, `databases = ["orders", "replication"]`},
 	} {
 		fmt.Fprintf(&b, "credential \"postgres\" %q {\nendpoint = postgres.%s\nuser = %q\n%s\n}\n", c.name, c.endpoint, c.user, c.more)
 		all = append(all, "postgres."+c.name)

@@ -1,8 +1,11 @@
 """What programs do with psycopg 3; prints what came of it."""
 import asyncio
+import logging
 
 import psycopg
 from psycopg import sql
+
+logging.disable()  # what it warns of depends on when an answer comes
 
 with psycopg.connect("") as con:
     print(con.info.encoding, con.pgconn.ssl_in_use)
