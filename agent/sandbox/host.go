@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 	"golang.zx2c4.com/wireguard/tun"
@@ -67,7 +68,22 @@ func ServeHost(host tun.Device, t agent.Shared) (tun.Device, func(context.Contex
 		offer: lease{DNS: t.DNS, MTU: t.MTU},
 	}
 	return l.mux, func(ctx context.Context, ln *net.UnixListener) {
-		l.serve(ctx, ln)
-		l.conns.Wait()
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			l.serve(ctx, ln)
+			l.conns.Wait()
+		}()
+		select {
+		case <-ended:
+			return
+		case <-ctx.Done():
+		}
+		// A run may hold up whoever hears it, see receiveRequest. The host gets its own
+		// way back all the same.
+		select {
+		case <-ended:
+		case <-time.After(messageTimeout):
+		}
 	}, nil
 }

@@ -128,8 +128,10 @@ func receive(c *net.UnixConn) (m message, fd int, err error) {
 const maxRequest = 1 << 10
 
 // receiveRequest is receive for whoever does not trust the sender: it takes no
-// descriptor. One that is received has to be closed, and that may take as long as
-// whoever made it wants (FUSE).
+// descriptor. The kernel closes one that comes all the same before it returns from
+// the read, whatever the deadline, and that may take as long as whoever made it
+// wants (FUSE, SO_LINGER). Since Linux 6.16 the host's socket refuses those that
+// send one; before, only that sender's connection may wait for this.
 func receiveRequest(c *net.UnixConn) (m message, err error) {
 	b := make([]byte, maxRequest+1)
 	n, err := c.Read(b)

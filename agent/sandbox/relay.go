@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"errors"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -39,7 +40,8 @@ func newRelayLink(c *net.UnixConn, wait bool) (*relayLink, error) {
 // or has one that is larger than bufs, ends the connection.
 func (p *relayLink) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 	if len(p.left) == 0 {
-		// Not ReadMsgUnix: what has no room for descriptors takes none.
+		// Not ReadMsgUnix: what has no room for descriptors takes none. Closing what
+		// comes may hold this up as it does receiveRequest.
 		n, err := p.c.Read(p.read)
 		if err != nil {
 			return 0, err
@@ -102,8 +104,9 @@ func (p *relayLink) flush() error {
 	return err
 }
 
-// Close closes the connection.
-func (p *relayLink) Close() error { return p.c.Close() }
+// Close ends the connection, without waiting for a Read that is held up. Whoever
+// made the connection closes it.
+func (p *relayLink) Close() error { return errors.Join(p.c.CloseRead(), p.c.CloseWrite()) }
 
 // relayRoom is the room of a packet on its way to the interface, in bytes: the
 // segments of a TCP connection are put together there. vnetRoom is what a TUN
