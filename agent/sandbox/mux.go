@@ -114,6 +114,11 @@ func (m *mux) attach(l link, addrs []netip.Addr) (detach func(), gone <-chan str
 		m.links[addr] = a
 	}
 	m.mu.Unlock()
+	select {
+	case <-m.done:
+		a.close() // Close may have been through the links already
+	default:
+	}
 	var pump sync.WaitGroup
 	pump.Go(func() { m.pump(a) })
 	return func() {

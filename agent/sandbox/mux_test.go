@@ -249,3 +249,22 @@ func TestAddressPool_RestsAddresses(t *testing.T) {
 		t.Fatal(order)
 	}
 }
+
+// A run that comes while the tunnel goes is not left waiting.
+func TestMux_AttachesNothingOnceClosed(t *testing.T) {
+	m := newMux(1420)
+	m.Close()
+	l := newFakeLink()
+	detach, gone := m.attach(l, addrs("10.55.0.2"))
+	defer detach()
+	select {
+	case <-gone:
+	default:
+		t.Error("it is attached")
+	}
+	select {
+	case <-l.done:
+	default:
+		t.Error("its link is open")
+	}
+}
