@@ -63,8 +63,8 @@ func prepare(ctx context.Context) (p prepared, err error) {
 }
 
 // regressionTests are PostgreSQL's own, of its Debian source package: of the
-// version that is installed, where the archive still has it. APT's own lists stay
-// as they are.
+// version that is installed, where there still is one. They come from where this
+// machine's packages come from; APT's own lists stay as they are.
 func regressionTests(ctx context.Context) (string, error) {
 	const find = `dpkg-query -W -f '${source:Package} ${source:Version}' "$(dpkg-query -S /usr/lib/postgresql/*/bin/initdb | sort -V | tail -n 1 | cut -d: -f1)"`
 	out, err := exec.CommandContext(ctx, "sh", "-c", find).Output()
@@ -74,14 +74,11 @@ func regressionTests(ctx context.Context) (string, error) {
 	source, version, _ := strings.Cut(string(out), " ")
 	return cached("regress", []string{source, version}, func(dir string) error {
 		return command(ctx, "sh", "-ec", `
-			cd "$1"; . /etc/os-release
+			cd "$1"
 			mkdir -p lists/partial archives/partial
-			for suite in "$VERSION_CODENAME" "$VERSION_CODENAME-updates"; do
-				echo "deb-src http://deb.debian.org/debian $suite main"
-			done >sources.list
-			echo "deb-src http://deb.debian.org/debian-security $VERSION_CODENAME-security main" >>sources.list
+			apt-get indextargets --format 'deb-src $(REPO_URI) $(RELEASE) $(COMPONENT)' 'Created-By: Packages' | sort -u >sources.list
 			apt="apt-get -qq -o Dir::Etc::sourcelist=$1/sources.list -o Dir::Etc::sourceparts=- -o Dir::State::lists=$1/lists -o Dir::Cache=$1 -o APT::Sandbox::User=root"
-			$apt update
+			$apt update || : # not all that have packages have sources
 			$apt source --download-only "$2=$3" || $apt source --download-only "$2"
 			tar -xf ./*.orig.tar.* --wildcards --strip-components=4 '*/src/test/regress/sql/*' '*/src/test/regress/data/*'
 			rm -rf lists archives ./*cache.bin ./*.tar.* ./*.dsc sources.list`, "sh", dir, source, version)
