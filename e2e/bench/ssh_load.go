@@ -20,9 +20,10 @@ type sshWay struct {
 	name  string // of the server
 }
 
-// command is ssh with more options, which runs a line on the server.
+// command is ssh with more options, which runs a line on the server. What ssh and
+// sshd would agree on between themselves takes them five times the CPU time.
 func (w sshWay) command(ctx context.Context, options []string, line ...string) *exec.Cmd {
-	args := append([]string{"ssh", "-F", "none", "-T", "-c", sshCipher, "-o", "BatchMode=yes", "-o", "AddressFamily=inet", "-l", lab.SSHAccount}, w.args...)
+	args := append([]string{"ssh", "-F", "none", "-T", "-c", sshCipher, "-o", "KexAlgorithms=curve25519-sha256", "-o", "BatchMode=yes", "-o", "AddressFamily=inet", "-l", lab.SSHAccount}, w.args...)
 	return w.host.Command(ctx, append(append(append(args, options...), w.name), line...)...)
 }
 
