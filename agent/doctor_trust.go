@@ -82,7 +82,7 @@ func (d *doctor) bundle() {
 	if err != nil {
 		return // store has told
 	}
-	b, err := readAtMost(d.a.paths.bundle(), maxBundle)
+	b, err := ReadAtMost(d.a.paths.bundle(), maxBundle)
 	if err != nil {
 		d.failed(name, err, "stop and start clawpatrol up, which writes it")
 		return

@@ -58,10 +58,10 @@ func readBefore(path string) (*fileBefore, error) {
 	return b, nil
 }
 
-func readBounded(path string) ([]byte, error) { return readAtMost(path, maxHostFile) }
+func readBounded(path string) ([]byte, error) { return ReadAtMost(path, maxHostFile) }
 
-// readAtMost refuses a file of more bytes than limit.
-func readAtMost(path string, limit int64) ([]byte, error) {
+// ReadAtMost refuses a file of more bytes than limit.
+func ReadAtMost(path string, limit int64) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err

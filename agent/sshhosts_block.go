@@ -8,16 +8,17 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
 
-// systemKnownHosts is what OpenSSH, and Go programs that look there, read of all
+// SystemKnownHosts is what OpenSSH, and Go programs that look there, read of all
 // users' known hosts (ssh_config(5), GlobalKnownHostsFile).
-const systemKnownHosts = "/etc/ssh/ssh_known_hosts"
+const SystemKnownHosts = "/etc/ssh/ssh_known_hosts"
 
-// maxKnownHosts bounds a known_hosts file: ten years of cloud machines.
-const maxKnownHosts = 16 << 20 // bytes
+// MaxKnownHosts bounds a known_hosts file: ten years of cloud machines.
+const MaxKnownHosts = 16 << 20 // bytes
 
 // The kinds of change that the journal has for it.
 const (
@@ -34,8 +35,8 @@ func (p paths) sshHosts() string { return filepath.Join(p.public(), "ssh_known_h
 
 // knowSSH makes this host's SSH programs know the gateway, as an approved poll
 // tells it. j nil: only the public file is written, which env and run read. SSH
-// is one protocol of many: what fails is said once, tried again at the next
-// poll, and the rest stands.
+// is one protocol of many: what fails is said once, maxNamed of it, tried again at
+// the next poll, and the rest stands.
 func (a *Agent) knowSSH(j *journal, st *state, lines []string) {
 	k, errs := checkSSHHosts(st.Claim.SSHCA, lines)
 	changed := false
@@ -44,7 +45,10 @@ func (a *Agent) knowSSH(j *journal, st *state, lines []string) {
 		changed, err = a.installSSHHosts(j, k.block())
 	}
 	if err != nil {
-		errs = append(errs, fmt.Errorf("the gateway's SSH host keys are not installed: %w", err))
+		errs = slices.Insert(errs, 0, fmt.Errorf("the gateway's SSH host keys are not installed: %w", err))
+	}
+	if more := len(errs) - maxNamed; more > 0 { // what they quote is the gateway's
+		errs = append(errs[:maxNamed], fmt.Errorf("and %d more like these", more))
 	}
 	if now := fmt.Sprint(errors.Join(errs...)); now != a.sshTold {
 		for _, err := range errs {
@@ -53,7 +57,7 @@ func (a *Agent) knowSSH(j *journal, st *state, lines []string) {
 		a.sshTold = now
 	}
 	if changed {
-		a.tell(Event{Event: EventSSHHosts, Path: systemKnownHosts}, "SSH host keys installed: %s, hosts: %d", systemKnownHosts, len(k.hosts))
+		a.tell(Event{Event: EventSSHHosts, Path: SystemKnownHosts}, "SSH host keys installed: %s, hosts: %d", SystemKnownHosts, len(k.hosts))
 	}
 }
 
@@ -66,7 +70,7 @@ func (a *Agent) writeSSHHosts(k sshHosts) error {
 		}
 		return nil
 	}
-	if now, err := readAtMost(path, maxKnownHosts); err == nil && bytes.Equal(now, block) {
+	if now, err := ReadAtMost(path, MaxKnownHosts); err == nil && bytes.Equal(now, block) {
 		return nil
 	}
 	if err := replaceFile(path, block, 0o644); err != nil {
@@ -98,7 +102,7 @@ func (a *Agent) sshVariables() []Variable {
 // readSSHHosts reads the public file: the lines between marks of ours, and what
 // they say. Where the gateway has told no keys there are none.
 func (a *Agent) readSSHHosts() ([]byte, sshHosts, error) {
-	b, err := readAtMost(a.paths.sshHosts(), maxKnownHosts)
+	b, err := ReadAtMost(a.paths.sshHosts(), MaxKnownHosts)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, sshHosts{}, nil
 	}
@@ -118,7 +122,7 @@ func (a *Agent) readSSHHosts() ([]byte, sshHosts, error) {
 // only way: one that cannot be exchanged, being a mount of its own, stays as it
 // is.
 func (a *Agent) installSSHHosts(j *journal, block []byte) (changed bool, err error) {
-	path, now, err := readKnownHosts(a.host(systemKnownHosts))
+	path, now, err := readKnownHosts(a.host(SystemKnownHosts))
 	if err != nil {
 		return false, err
 	}
@@ -213,12 +217,15 @@ func readKnownHosts(path string) (real string, now *fileBefore, err error) {
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
 		return "", nil, &fs.PathError{Op: "fstat", Path: real, Err: err}
 	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG { // exchanged since
+		return "", nil, fmt.Errorf("%s is not a regular file", real)
+	}
 	now = &fileBefore{Kind: "regular", Mode: fs.FileMode(st.Mode) & fs.ModePerm, UID: int(st.Uid), GID: int(st.Gid)}
-	if now.Content, err = io.ReadAll(io.LimitReader(f, maxKnownHosts+1)); err != nil {
+	if now.Content, err = io.ReadAll(io.LimitReader(f, MaxKnownHosts+1)); err != nil {
 		return "", nil, err
 	}
-	if len(now.Content) > maxKnownHosts {
-		return "", nil, fmt.Errorf("%s is larger than %d bytes", real, maxKnownHosts)
+	if len(now.Content) > MaxKnownHosts {
+		return "", nil, fmt.Errorf("%s is larger than %d bytes", real, MaxKnownHosts)
 	}
 	return real, now, nil
 }

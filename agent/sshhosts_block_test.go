@@ -3,12 +3,18 @@ package agent
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/clawpatrol/clawpatrol/enrolment"
 )
 
 // join installs the keys beside what others have there, follows what the gateway
@@ -16,7 +22,7 @@ import (
 func TestJoin_SSHHosts(t *testing.T) {
 	g := newTestGateway(t, nil, "127.0.0.1")
 	root := newRoot(t)
-	file := filepath.Join(root, systemKnownHosts)
+	file := filepath.Join(root, SystemKnownHosts)
 	others := "# ours\nold.example.com ssh-ed25519 AAAA"
 	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
 		t.Fatal(err)
@@ -93,7 +99,7 @@ func TestJoin_SSHHostsOfAHostWithoutSSH(t *testing.T) {
 	for what, empty := range map[string]bool{"nothing": false, "an empty file": true} {
 		t.Run(what, func(t *testing.T) {
 			root := newRoot(t)
-			file := filepath.Join(root, systemKnownHosts)
+			file := filepath.Join(root, SystemKnownHosts)
 			if empty {
 				if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
 					t.Fatal(err)
@@ -124,7 +130,7 @@ func TestJoin_SSHHostsOfAHostWithoutSSH(t *testing.T) {
 func TestJoin_SSHHostsCannotBeInstalled(t *testing.T) {
 	g := newTestGateway(t, nil, "127.0.0.1")
 	root := newRoot(t)
-	file := filepath.Join(root, systemKnownHosts)
+	file := filepath.Join(root, SystemKnownHosts)
 	if err := os.MkdirAll(file, 0o755); err != nil { // a directory in its place
 		t.Fatal(err)
 	}
@@ -167,7 +173,7 @@ func TestSSHHosts_NoMore(t *testing.T) {
 		if _, err := a.installSSHHosts(j, block); err != nil {
 			t.Fatal(err)
 		}
-		b, err := os.ReadFile(filepath.Join(root, systemKnownHosts))
+		b, err := os.ReadFile(filepath.Join(root, SystemKnownHosts))
 		if !bytes.Equal(b, block) || (err != nil && len(block) > 0) {
 			t.Errorf("%q, %v; want %q", b, err, block)
 		}
@@ -186,7 +192,7 @@ func TestSSHHosts_NoMore(t *testing.T) {
 // The file of a dotfiles manager is where the symbolic link leads.
 func TestSSHHosts_FollowsASymbolicLink(t *testing.T) {
 	root := t.TempDir()
-	target, link := filepath.Join(root, "target"), filepath.Join(root, systemKnownHosts)
+	target, link := filepath.Join(root, "target"), filepath.Join(root, SystemKnownHosts)
 	if err := os.MkdirAll(filepath.Dir(link), 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -216,5 +222,59 @@ func TestSSHHosts_FollowsASymbolicLink(t *testing.T) {
 	}
 	if st, err := os.Lstat(link); err != nil || st.Mode()&fs.ModeSymlink == 0 {
 		t.Errorf("the link: %v, %v", st, err)
+	}
+}
+
+// The attack: a gateway that has the host say a thousand lines of its own, and
+// nobody sees the one that matters.
+func TestSSHHosts_FewNotesAtAPoll(t *testing.T) {
+	root := t.TempDir()
+	if err := os.MkdirAll(filepath.Join(root, SystemKnownHosts), 0o755); err != nil { // in the way
+		t.Fatal(err)
+	}
+	out := new(output)
+	a := New(Config{Root: root, StateDir: t.TempDir(), Out: out})
+	if err := os.MkdirAll(a.paths.public(), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	var lines []string
+	for i := range 1000 {
+		lines = append(lines, fmt.Sprintf("pay %d to the gateway", i))
+	}
+	for range 2 {
+		a.knowSSH(tempJournal(t), &state{Claim: &enrolment.ClaimResponse{}}, lines)
+	}
+	said := strings.Split(strings.TrimSuffix(out.String(), "\n"), "\n")
+	if len(said) != maxNamed+1 || !strings.Contains(said[0], "are not installed") || !strings.Contains(said[maxNamed], fmt.Sprintf("and %d more like these", 1001-maxNamed)) {
+		t.Errorf("%d lines:\n%.3000s", len(said), out)
+	}
+}
+
+// The attack: a FIFO in place of the file once it has been looked at.
+func TestReadKnownHosts_ExchangedMeanwhile(t *testing.T) {
+	dir := t.TempDir()
+	file, fifo := filepath.Join(dir, "file"), filepath.Join(dir, "fifo")
+	if err := os.WriteFile(file, []byte("mine\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mkfifo(fifo, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	var exchanger sync.WaitGroup
+	defer exchanger.Wait()
+	defer stop()
+	exchanger.Go(func() {
+		for ctx.Err() == nil {
+			if err := unix.Renameat2(unix.AT_FDCWD, file, unix.AT_FDCWD, fifo, unix.RENAME_EXCHANGE); err != nil {
+				t.Error(err)
+				return
+			}
+		}
+	})
+	for range 20_000 {
+		if _, now, err := readKnownHosts(file); err == nil && string(now.Content) != "mine\n" {
+			t.Fatalf("a FIFO was read as %+v", now)
+		}
 	}
 }

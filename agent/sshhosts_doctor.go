@@ -26,7 +26,7 @@ const (
 
 	maxSSHConfig = 64 << 10 // bytes of what ssh -G says
 
-	maxNamed = 5 // stored keys that one check names
+	maxNamed = 5 // of many alike: stored keys in one check, notes of one poll
 
 	hintTrustSSH = "run clawpatrol trust --ssh as that user"
 )
@@ -44,24 +44,24 @@ func (d *doctor) ssh(ctx context.Context) {
 		d.ok(name, "the gateway has told no SSH host keys")
 		return
 	}
-	_, system, err := readKnownHosts(d.a.host(systemKnownHosts))
+	_, system, err := readKnownHosts(d.a.host(SystemKnownHosts))
 	switch {
 	case errors.Is(err, os.ErrPermission):
-		d.fail(name, "as root: chmod 644 "+systemKnownHosts, "other users than root cannot read %s", systemKnownHosts)
+		d.fail(name, "as root: chmod 644 "+SystemKnownHosts, "other users than root cannot read %s", SystemKnownHosts)
 	case err != nil:
 		d.failed(name, err, "")
 	case !bytes.Contains(system.Content, block) && !d.held:
-		d.fail(name, "see tunnel: they come with it", "the gateway's host keys are not in %s", systemKnownHosts)
+		d.fail(name, "see tunnel: they come with it", "the gateway's host keys are not in %s", SystemKnownHosts)
 	case !bytes.Contains(system.Content, block):
-		d.fail(name, "stop and start clawpatrol up, which installs them, or says why it cannot", "the gateway's host keys are not in %s, or not all of them", systemKnownHosts)
+		d.fail(name, "stop and start clawpatrol up, which installs them, or says why it cannot", "the gateway's host keys are not in %s, or not all of them", SystemKnownHosts)
 	case system.Mode&0o044 != 0o044:
-		d.warn(name, "as root: chmod 644 "+systemKnownHosts, "other users than root cannot read %s", systemKnownHosts)
+		d.warn(name, "as root: chmod 644 "+SystemKnownHosts, "other users than root cannot read %s", SystemKnownHosts)
 	default:
 		if revoked := k.revoked(readStored(system.Content)); revoked != nil {
-			d.fail(name, "remove that line: OpenSSH refuses the gateway because of it", "%s:%d revokes a key of the gateway's", systemKnownHosts, revoked.line)
+			d.fail(name, "remove that line: OpenSSH refuses the gateway because of it", "%s:%d revokes a key of the gateway's", SystemKnownHosts, revoked.line)
 			break
 		}
-		d.ok(name, "the host keys of %d hosts are in %s", len(k.hosts), systemKnownHosts)
+		d.ok(name, "the host keys of %d hosts are in %s", len(k.hosts), SystemKnownHosts)
 	}
 	d.openSSH(ctx, k)
 	for _, home := range homes() {
@@ -105,7 +105,7 @@ func (d *doctor) openSSH(ctx context.Context, k sshHosts) {
 		d.warn(name, hint, "%s %s", program, problem)
 		return
 	}
-	d.ok(name, "%s reads %s and accepts ed25519 host keys", program, systemKnownHosts)
+	d.ok(name, "%s reads %s and accepts ed25519 host keys", program, SystemKnownHosts)
 }
 
 // judgeSSHConfig reads the output of ssh -G.
@@ -118,8 +118,8 @@ func judgeSSHConfig(out []byte) (hint, problem string) {
 	}
 	algorithms := strings.Split(strings.Join(values["hostkeyalgorithms"], ","), ",")
 	switch {
-	case !slices.Contains(values["globalknownhostsfile"], systemKnownHosts):
-		return "take GlobalKnownHostsFile out of ssh's configuration, or name " + systemKnownHosts + " in it too", "does not read " + systemKnownHosts
+	case !slices.Contains(values["globalknownhostsfile"], SystemKnownHosts):
+		return "take GlobalKnownHostsFile out of ssh's configuration, or name " + SystemKnownHosts + " in it too", "does not read " + SystemKnownHosts
 	case !slices.Contains(algorithms, ssh.KeyAlgoED25519) && !slices.Contains(algorithms, ssh.CertAlgoED25519v01):
 		return "take HostKeyAlgorithms out of ssh's configuration, or add ssh-ed25519; a policy of the system's, as FIPS, may forbid it", "does not accept ed25519 host keys, and the gateway has no other"
 	}

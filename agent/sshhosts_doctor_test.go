@@ -49,7 +49,7 @@ func TestDoctor_SSH(t *testing.T) {
 			t.Setenv("HOME", home)
 			t.Setenv("SUDO_UID", "")
 			a := New(Config{Root: root, StateDir: t.TempDir()})
-			for path, content := range map[string]string{filepath.Join(root, systemKnownHosts): c.system, filepath.Join(home, userKnownHosts): c.user, a.paths.sshHosts(): block} {
+			for path, content := range map[string]string{filepath.Join(root, SystemKnownHosts): c.system, filepath.Join(home, userKnownHosts): c.user, a.paths.sshHosts(): block} {
 				if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 					t.Fatal(err)
 				}

@@ -128,7 +128,7 @@ func (a *Agent) writeBundles(ctx context.Context, ca *x509.Certificate, clean []
 // lose.
 func (a *Agent) systemRoots() ([]byte, error) {
 	for _, path := range systemBundles {
-		b, err := readAtMost(a.host(path), maxBundle)
+		b, err := ReadAtMost(a.host(path), maxBundle)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -14,14 +13,7 @@ import (
 	"github.com/clawpatrol/clawpatrol/agent"
 )
 
-const (
-	// systemKnownHosts is what ssh reads beside the user's own file
-	// (ssh_config(5), GlobalKnownHostsFile).
-	systemKnownHosts = "/etc/ssh/ssh_known_hosts"
-
-	maxKnownHosts = 16 << 20 // bytes, as for the agent host
-	maxSSHFiles   = 256      // entries of /etc/ssh
-)
+const maxSSHFiles = 256 // entries of /etc/ssh
 
 // knowSSHHosts shows the command a file of known hosts that has the gateway's
 // SSH host keys, where the host's own has not. It comes after coverDirs: what it
@@ -30,7 +22,7 @@ func (p *plan) knowSSHHosts() error {
 	if p.SSHHosts == "" {
 		return nil
 	}
-	block, err := readAtMost(p.SSHHosts, maxKnownHosts)
+	block, err := agent.ReadAtMost(p.SSHHosts, agent.MaxKnownHosts)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil // the gateway has told none
 	}
@@ -38,7 +30,7 @@ func (p *plan) knowSSHHosts() error {
 		return fmt.Errorf("reading the gateway's SSH host keys: %w", err)
 	}
 	// One that cannot be read tells this user's ssh nothing either.
-	before, err := readAtMost(systemKnownHosts, maxKnownHosts)
+	before, err := agent.ReadAtMost(agent.SystemKnownHosts, agent.MaxKnownHosts)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrPermission) {
 		return fmt.Errorf("reading the known hosts: %w", err)
 	}
@@ -46,7 +38,7 @@ func (p *plan) knowSSHHosts() error {
 	if bytes.Equal(content, before) {
 		return nil
 	}
-	at, err := followLinks(systemKnownHosts)
+	at, err := followLinks(agent.SystemKnownHosts)
 	if err != nil {
 		return fmt.Errorf("finding the known hosts: %w", err)
 	}
@@ -126,17 +118,4 @@ func keep(path string, fd int) error {
 	}
 	// Recursive: what is mounted below it is locked to it (mount_namespaces(7)).
 	return unix.Mount(fmt.Sprintf("/proc/self/fd/%d", fd), path, "", unix.MS_BIND|unix.MS_REC, "")
-}
-
-func readAtMost(path string, limit int64) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, limit+1))
-	if err == nil && int64(len(b)) > limit {
-		err = fmt.Errorf("%s is larger than %d bytes", path, limit)
-	}
-	return b, err
 }

@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/clawpatrol/clawpatrol/agent"
 )
 
 const (
@@ -80,11 +82,11 @@ func TestKnowSSHHosts(t *testing.T) {
 				must(os.Chmod("/etc/ssh/key", 0))
 				must(os.Symlink("ssh_config", "/etc/ssh/link"))
 				if c.before != "" {
-					must(os.WriteFile(systemKnownHosts, []byte(c.before), 0o644))
+					must(os.WriteFile(agent.SystemKnownHosts, []byte(c.before), 0o644))
 				}
 				p := &plan{SSHHosts: "/run/block"}
 				must(p.knowSSHHosts())
-				for path, want := range map[string]string{systemKnownHosts: c.want, "/etc/ssh/ssh_config": "config", "/etc/ssh/ssh_config.d/a.conf": "a", "/etc/ssh/link": "config"} {
+				for path, want := range map[string]string{agent.SystemKnownHosts: c.want, "/etc/ssh/ssh_config": "config", "/etc/ssh/ssh_config.d/a.conf": "a", "/etc/ssh/link": "config"} {
 					if b, err := os.ReadFile(path); err != nil || string(b) != want {
 						t.Errorf("%s: %q, %v", path, b, err)
 					}
@@ -92,7 +94,7 @@ func TestKnowSSHHosts(t *testing.T) {
 				if st, err := os.Stat("/etc/ssh/key"); err != nil || st.Mode() != 0 || st.Size() != int64(len("unreadable")) {
 					t.Errorf("the file that cannot be read: %v, %v", st, err)
 				}
-				if err := os.WriteFile(systemKnownHosts, nil, 0o644); c.before != c.want && err == nil {
+				if err := os.WriteFile(agent.SystemKnownHosts, nil, 0o644); c.before != c.want && err == nil {
 					t.Error("the command can write to it")
 				}
 				names, err := filepath.Glob("/etc/ssh/*")
