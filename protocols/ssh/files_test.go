@@ -20,7 +20,7 @@ func sftpPacket(kind byte, id uint32, texts ...string) []byte {
 	return p
 }
 
-// I08 and I16: escapes take more room than what they stand for. Whatever an agent
+// I16: escapes take more room than what they stand for. Whatever an agent
 // calls a file, the gateway lives, the request has a row, and the row says what
 // it leaves out.
 func TestI16_NamesThatAreAllEscapesHaveARow(t *testing.T) {

@@ -48,12 +48,12 @@ func (s *Store) account(f *file, n int) {
 	s.live += more
 }
 
-// fits makes room for what r's files have come to. It reports whether there is,
-// and whether r leaves enough to others: files still being written are not
-// removed. How many of those there are, the sessions that a registration may have
+// fits makes room for what r's files have come to. It reports whether there is, as
+// there is not where r does not leave enough to others: files still being written
+// are not removed. How many of those there are, the sessions that a registration may have
 // at once limit. s.mu is held.
 func (s *Store) fits(r *recorded) bool {
-	return s.fit(r.used) && r.live <= s.limits.Total-s.live
+	return r.live <= s.limits.Total-s.live && s.fit(r.used)
 }
 
 // finished is called with the bytes of a file's last lines, which have room in any
