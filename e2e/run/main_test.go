@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"strings"
@@ -103,12 +104,10 @@ func runAll(m *testing.M) (code int, err error) {
 		return 1, err
 	}
 	defer endDaemons()
-	code = m.Run()
-	if code != 0 {
+	return lab.RunTests(m, func(out io.Writer) {
 		log := gateway.Log.String()
-		fmt.Fprintf(os.Stderr, "--- the gateway's log:\n%s\n", log[max(0, len(log)-6000):])
-	}
-	return code, nil
+		fmt.Fprintf(out, "--- the gateway's log:\n%s\n", log[max(0, len(log)-6000):])
+	}), nil
 }
 
 // addUser makes the ordinary user.
