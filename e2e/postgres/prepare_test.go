@@ -100,6 +100,7 @@ func cached(kind string, contents []string, fill func(dir string) error) (string
 	if err != nil {
 		return "", err
 	}
+	defer os.RemoveAll(half) // where filling it fails
 	if err := os.Chmod(half, 0o755); err != nil {
 		return "", err
 	}
