@@ -1,6 +1,7 @@
 package ssh
 
 import (
+	"html"
 	"strings"
 	"testing"
 
@@ -30,7 +31,7 @@ func TestI02_SecretsAreNowhere(t *testing.T) {
 			if err != nil {
 				t.Errorf("%s: %v", path, err)
 			}
-			if strings.Contains(text, s) {
+			if strings.Contains(html.UnescapeString(text), s) { // pages write + as &#43;
 				t.Errorf("a secret is in %s", path)
 			}
 		}

@@ -191,7 +191,6 @@ func TestCancel_EndsTheStatementOfTheSameRegistrationOnly(t *testing.T) {
 	l, id := ordinary(t)
 	other := l.Approve("b", "ci")
 	at, foreign := l.listen(id), l.listen(other)
-	_ = at
 	conn := l.connect(id, "scram_user", "orders")
 	key := &pgproto3.CancelRequest{ProcessID: conn.PgConn().PID(), SecretKey: conn.PgConn().SecretKey()}
 	result := make(chan error, 1)

@@ -303,7 +303,7 @@ func TestI16_AnAgentThatDoesNotRead(t *testing.T) {
 	l.Eventually(2*wait, "the agent is held up", func() bool {
 		time.Sleep(300 * time.Millisecond)
 		now := sent.Load()
-		held := now == last
+		held := now == last && now > 0
 		last = now
 		return held
 	})
@@ -340,11 +340,11 @@ func TestI16_APanicEndsItsFlow(t *testing.T) {
 func TestDrain_SessionsEndWhenTheyAreReady(t *testing.T) {
 	l, id := ordinary(t)
 	idle, busy := l.session(id), l.session(id)
-	_, err := io.WriteString(busy, message('Q', "SELECT pg_sleep(0.5)\x00"))
+	_, err := io.WriteString(busy, message('Q', "SELECT pg_sleep(2)\x00"))
 	must(t, err)
 	c := startCluster(t)
 	l.Eventually(wait, "the statement runs", func() bool {
-		return c.admin(t, "orders", "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query = 'SELECT pg_sleep(0.5)'") == "1"
+		return c.admin(t, "orders", "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query = 'SELECT pg_sleep(2)'") == "1"
 	})
 	stopped := make(chan error, 1)
 	go func() { stopped <- l.Proxy.Shutdown(t.Context()) }()

@@ -181,7 +181,7 @@ func TestFault_AnUpstreamThatIsSilentIsLost(t *testing.T) {
 	}()
 	u.address = ln.Addr().String()
 	l := newLab(t, u.policy("ssh_key"))
-	l.handler.SetKeepAlive(20 * time.Millisecond)
+	l.handler.SetKeepAlive(200 * time.Millisecond)
 	l.SetSecret("ssh_key.deploy", "private_key", private)
 	l.Approve("a", "ci")
 	client := l.connect(l.id(), "x")
@@ -290,7 +290,7 @@ func TestI19_WhatCannotBeRecordedIsDenied(t *testing.T) {
 		client := connect()
 		must(t, l.DB.Close())
 		_, said, err := output(t, client, "echo a")
-		if exitCode(err) != 255 && err == nil || u.has("exec", "echo a") {
+		if exitCode(err) != 255 || u.has("exec", "echo a") {
 			t.Errorf("%v, said %q", err, said)
 		}
 	})

@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -55,6 +56,7 @@ func startSSHD(t testing.TB, lines ...string) *sshd {
 	}, lines...), "\n")+"\n")
 	log := filepath.Join(s.dir, "log")
 	server := exec.Command("/usr/sbin/sshd", "-D", "-f", config, "-E", log)
+	server.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} // also where the test is cut off
 	must(t, server.Start())
 	t.Cleanup(func() {
 		_ = server.Process.Kill()
