@@ -33,8 +33,13 @@ func (n *names) prepared(name []byte, summary string) {
 	if n.statements == nil {
 		n.statements = make(map[string]string)
 	}
-	if len(n.statements) < maxPrepared {
-		n.statements[clip(name)] = summary
+	key := clip(name)
+	old, taken := n.statements[key]
+	switch {
+	case taken && old != summary:
+		n.statements[key] = unknownStatement // the server keeps the old one, unless SQL has deallocated it
+	case len(n.statements) < maxPrepared:
+		n.statements[key] = summary
 	}
 }
 

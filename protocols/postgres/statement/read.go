@@ -61,8 +61,8 @@ func (r *reader) facts(stmt *node) Facts {
 		SetsRole:     r.role,
 		SetsPassword: r.password,
 		ServerFile:   r.serverFile,
-		Prepares:     r.prepares,
-		Executes:     r.executes,
+		Prepares:     strings.Clone(r.prepares),
+		Executes:     strings.Clone(r.executes),
 	}
 	why := distinct(r.why)
 	f.judgedElsewhere = len(why) == 0
@@ -77,10 +77,15 @@ func (r *reader) facts(stmt *node) Facts {
 	return f
 }
 
-// distinct sorts a list and drops what is there twice.
+// distinct sorts a list and drops what is there twice. What it returns shares no
+// memory with list or the tree: facts are kept for longer.
 func distinct(list []string) []string {
 	slices.Sort(list)
-	return slices.Compact(list)
+	list = slices.Clone(slices.Compact(list))
+	for i, s := range list {
+		list[i] = strings.Clone(s)
+	}
+	return list
 }
 
 // verb takes note of what a statement does.
@@ -128,7 +133,7 @@ func (r *reader) node(n *node, sees *scope) {
 	case "FuncCall":
 		r.call(n)
 	case "SelectStmt":
-		r.pin(n)
+		r.pin(n, sees)
 	case "A_Expr":
 		r.operator(n)
 	case "LockingClause":

@@ -115,10 +115,18 @@ func (r *reader) setConfig(call *node) {
 	r.unknown("which setting set_config changes")
 }
 
-// pin takes note of the calls "SELECT set_config(name, …) … WHERE name = 'x'",
-// which pg_dump makes: a row's name is x where they are made, because nothing
-// stands between the condition and the output.
-func (r *reader) pin(n *node) {
+// pin takes note of the calls "SELECT set_config(name, …) FROM pg_settings WHERE
+// name = 'x'", which pg_dump makes: a row's name is x where they are made. From
+// anything else it need not be: a column of type bpchar is equal to what has more
+// blanks, and an expression in place of a column may change its value in between.
+func (r *reader) pin(n *node, sees *scope) {
+	from := n.children("from_clause")
+	if len(from) != 1 || from[0].kind != "RangeVar" || from[0].text("relname") != "pg_settings" {
+		return
+	}
+	if schema := from[0].text("schemaname"); schema != "pg_catalog" && (schema != "" || sees.has("pg_settings")) {
+		return
+	}
 	where := n.child("where_clause")
 	if where == nil || where.text("kind") != "AEXPR_OP" || dotted(stringsOf(where.children("name"))) != "=" {
 		return
