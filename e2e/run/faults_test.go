@@ -166,7 +166,7 @@ func TestRun_DaemonIsOneAndEndsWhenIdle(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	first := start(t, "clawpatrol", "run-daemon", "--state", stateDir, "--idle", "700ms")
+	first := start(t, "clawpatrol", "run-daemon", "--state", stateDir, "--idle", "4s")
 	if err := lab.Eventually(t.Context(), 10*time.Second, func() error {
 		_, err := os.Stat(host.Path(stateDir + "/private/run.sock"))
 		return err
