@@ -128,7 +128,7 @@ func TestI16_SlowReadersAndWritersCostThemselvesOnly(t *testing.T) {
 						opened.Add(1)
 					})
 				}
-				if err := lab.Eventually(ctx, 10*time.Second, func() error {
+				if err := lab.Eventually(ctx, 20*time.Second, func() error {
 					if busy = max(busy, theTarget.running.Load()); busy < s.runs {
 						return fmt.Errorf("the target is busy with %d", busy)
 					}
