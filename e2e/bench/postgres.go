@@ -35,6 +35,7 @@ func (m *meter) postgresRows(ctx context.Context) error {
 		splice, bouncer, ours  pgbench
 		spliceParts, ourParts  []part
 		bouncerParts           []part
+		clients                []int
 		connects, readOnlyRows bool
 	}{
 		{
@@ -43,7 +44,7 @@ func (m *meter) postgresRows(ctx context.Context) error {
 			spliceParts:  []part{gatewayPart("splice", pid(p.spliceAlone.Process.Pid)), client, upstream},
 			bouncerParts: []part{gatewayPart("pgbouncer", tree(p.bouncer.Process.Pid)), client, upstream},
 			ourParts:     []part{gatewayPart("handler", pid(p.handlerAlone.Process.Pid)), client, upstream},
-			connects:     true, readOnlyRows: true,
+			clients:      []int{1, 16, 32}, connects: true, readOnlyRows: true,
 		},
 		{
 			title:  "Postgres through the tunnel",
@@ -52,6 +53,7 @@ func (m *meter) postgresRows(ctx context.Context) error {
 			spliceParts: []part{gatewayPart("splice", pid(p.splice.Process.Pid)), otherPart("tunnel's other end", pid(p.spliceAgent.Process.Pid)), client, upstream},
 			bouncerParts: []part{gatewayPart("pgbouncer", tree(p.bouncer.Process.Pid)), gatewayPart("WireGuard", pid(s.plainPeer.Process.Pid)),
 				otherPart("tunnel's other end", pid(s.plainAgent.Process.Pid)), client, upstream},
+			clients:  []int{16},
 			ourParts: []part{gatewayPart("gateway", pid(s.gateway.PID())), otherPart("tunnel's other end", pid(s.joined.PID())), client, upstream},
 		},
 	}
@@ -68,7 +70,7 @@ func (m *meter) postgresRows(ctx context.Context) error {
 			}
 		}
 		for _, mode := range pgbenchModes {
-			for _, clients := range []int{1, 16, 32} {
+			for _, clients := range at.clients {
 				name := at.prefix + pgbenchRow(mode, clients)
 				errs = append(errs, t.row(ctx, row{name, "/s", "0.97 of the splice, 0.95 of pgbouncer", "", ""},
 					all(func(b pgbench) pgbench { b.mode, b.clients = mode, clients; return b })...))
