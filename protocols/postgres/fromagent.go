@@ -91,6 +91,7 @@ func (s *session) takeRequests(in *stream) error {
 		case 'D', 'H': // Describe, Flush
 			in.pass(n)
 		case 'X': // Terminate
+			s.left.Store(true) // first: its answer is the end of the connection
 			in.pass(n)
 			return in.flush()
 		default:
