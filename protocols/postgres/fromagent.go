@@ -63,23 +63,29 @@ func (s *session) takeRequests(in *stream) error {
 			continue
 		}
 		var denied *proxy.Refusal
+		ignored := false // by the upstream, after an error
+		switch kind {
+		case 'Q', 'P', 'B', 'E', 'F', 'C':
+			ignored = s.names.settle(s.pending.answered())
+		}
 		switch kind {
 		case 'Q':
 			err = s.query(in, n)
 		case 'P':
-			denied, err = s.parse(in, n)
+			denied, err = s.parse(in, n, ignored)
 		case 'B':
-			err = s.bind(in, n)
+			err = s.bind(in, n, ignored)
 		case 'E':
 			denied, err = s.execute(in, n, extended)
 			extended = -int64(headSize + n)
 		case 'F':
 			err = s.call(in, n)
 		case 'C':
-			err = s.forget(in, n)
+			err = s.forget(in, n, ignored)
 		case 'S':
 			skipping = false
 			err = s.push(in, request{kind: asksSync})
+			s.names.boundary()
 			in.pass(n)
 		case 'c', 'f': // CopyDone, CopyFail
 			s.pending.add(int64(headSize + n))
@@ -99,6 +105,9 @@ func (s *session) takeRequests(in *stream) error {
 		}
 		if err != nil {
 			return err
+		}
+		if kind == 'Q' || kind == 'F' {
+			s.names.boundary()
 		}
 		extended += int64(headSize + n)
 		skipping = skipping || denied != nil
@@ -174,7 +183,7 @@ func (s *session) denyExtended(in *stream, n int, name string, r *proxy.Refusal)
 
 // parse decides on a statement that is prepared. Preparing is no action; each
 // Execute is one.
-func (s *session) parse(in *stream, n int) (denied *proxy.Refusal, err error) {
+func (s *session) parse(in *stream, n int, ignored bool) (denied *proxy.Refusal, err error) {
 	body, err := s.text(in, n)
 	if err != nil {
 		return nil, err
@@ -193,7 +202,10 @@ func (s *session) parse(in *stream, n int) (denied *proxy.Refusal, err error) {
 		s.names.prepared(nil, "")
 		return refusal, s.denyExtended(in, n, "", refusal)
 	}
-	if named {
+	if !named {
+		summary = "" // the upstream cuts the name
+	}
+	if !ignored {
 		s.names.prepared(name, summary)
 	}
 	in.pass(n)
@@ -201,15 +213,18 @@ func (s *session) parse(in *stream, n int) (denied *proxy.Refusal, err error) {
 }
 
 // bind remembers what a portal stands for.
-func (s *session) bind(in *stream, n int) error {
+func (s *session) bind(in *stream, n int, ignored bool) error {
 	body, err := in.body(min(n, lookAhead))
 	if err != nil {
 		return err
 	}
-	if portal, rest, ok := cutString(body); ok {
-		if statement, _, ok := cutString(rest); ok {
-			s.names.bound(portal, statement)
-		}
+	portal, rest, _ := cutString(body)
+	statement, _, ok := cutString(rest)
+	if !ok && len(statement) < nameLength { // its end is not in sight
+		statement = nil
+	}
+	if !ignored {
+		s.names.bound(portal, statement)
 	}
 	in.pass(n)
 	return nil
@@ -260,15 +275,14 @@ func (s *session) call(in *stream, n int) error {
 }
 
 // forget takes out a statement or portal that is closed.
-func (s *session) forget(in *stream, n int) error {
+func (s *session) forget(in *stream, n int, ignored bool) error {
 	body, err := in.body(min(n, lookAhead))
 	if err != nil {
 		return err
 	}
-	if len(body) > 0 {
-		if name, _, ok := cutString(body[1:]); ok {
-			s.names.closed(body[0], name)
-		}
+	if len(body) > 0 && !ignored {
+		name, _, _ := cutString(body[1:])
+		s.names.closed(body[0], name)
 	}
 	in.pass(n)
 	return nil

@@ -76,6 +76,8 @@ func (s *session) takeAnswers(out *stream) (ended bool, err error) {
 				}
 				continue
 			}
+		case '1', '2', '3': // ParseComplete, BindComplete, CloseComplete
+			s.pending.acks.Add(1)
 		case 'Z': // ReadyForQuery
 			body, err := out.body(min(n, 1))
 			if err != nil {

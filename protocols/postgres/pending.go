@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"sync"
+	"sync/atomic"
 
 	"github.com/clawpatrol/clawpatrol/proxy"
 	"github.com/clawpatrol/clawpatrol/registry"
@@ -44,6 +45,25 @@ type pending struct {
 	count    int
 	skipping bool // the upstream ignores everything until a Sync that has not been sent yet
 	closed   bool
+
+	errors uint64        // that the upstream has reported
+	lost   bool          // there may be fewer requests here than the upstream has to answer
+	acks   atomic.Uint64 // ParseComplete, BindComplete and CloseComplete, of the upstream's goroutine
+}
+
+// answered is what names has to know of a pending.
+type answered struct {
+	all      bool // everything up to the last Sync, simple query and Execute
+	skipping bool
+	lost     bool
+	errors   uint64
+	acks     uint64
+}
+
+func (p *pending) answered() answered {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return answered{all: p.front() == nil, skipping: p.skipping, lost: p.lost, errors: p.errors, acks: p.acks.Load()}
 }
 
 func (p *pending) init() {
@@ -175,9 +195,9 @@ func (p *pending) completed(tag string, got int64) {
 	switch r.kind {
 	case asksQuery:
 		r.status = tag // of the last of several statements
-		p.copied(r)
+		p.copied(r, false)
 	case asksExecute:
-		p.copied(r)
+		p.copied(r, true)
 		p.drop(tag)
 	}
 }
@@ -194,7 +214,8 @@ func (p *pending) copying() {
 // copied takes out what the upstream has read as part of a COPY: any Sync before
 // the end of the data means nothing (CopyGetData in
 // src/backend/commands/copyfromparse.c). Called with mu held, r being the first.
-func (p *pending) copied(r *request) {
+// Which Sync that was is certain after an Execute that succeeded.
+func (p *pending) copied(r *request, certain bool) {
 	if !r.copying {
 		return
 	}
@@ -204,7 +225,11 @@ func (p *pending) copied(r *request) {
 			continue
 		}
 		head := *r
-		for range i {
+		for j := range i {
+			if j > 0 {
+				p.lost = p.lost || !certain || p.at(0).kind != asksSync
+				p.at(0).finish("lost")
+			}
 			*p.at(0) = request{}
 			p.first = (p.first + 1) % len(p.requests)
 			p.count--
@@ -219,6 +244,7 @@ func (p *pending) copied(r *request) {
 func (p *pending) failed(state string, marked bool, got int64) *proxy.Refusal {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.errors++
 	r := p.front()
 	if r == nil { // of a Parse or Bind whose Sync is still to come
 		p.skipping = true
@@ -227,6 +253,7 @@ func (p *pending) failed(state string, marked bool, got int64) *proxy.Refusal {
 	if marked { // whatever is thought to be before it has been answered
 		for i := range p.count {
 			if p.at(i).denied != nil {
+				p.lost = p.lost || i > 0
 				for range i {
 					p.drop("")
 				}
@@ -242,12 +269,15 @@ func (p *pending) failed(state string, marked bool, got int64) *proxy.Refusal {
 	r.got += got
 	if r.kind == asksQuery || r.kind == asksCall {
 		r.status = state
-		p.copied(r)
+		p.copied(r, false)
 		return denied
 	}
 	// Everything until the next Sync is skipped.
-	p.copied(r)
+	p.copied(r, false)
 	for p.count > 0 && p.at(0).kind != asksSync {
+		if kind := p.at(0).kind; kind == asksQuery || kind == asksCall { // or the error was its own
+			p.lost = true
+		}
 		p.drop(state)
 	}
 	p.skipping = p.count == 0
