@@ -115,13 +115,16 @@ func denial(r *proxy.Refusal) []byte {
 }
 
 // reported takes note of a parameter, and ends the session where statements could
-// no longer be looked into.
+// no longer be looked into, or it is no longer read-only.
 func (s *session) reported(body []byte) {
 	name, rest, ok := cutString(body)
 	if !ok {
 		return
 	}
 	value, _, _ := cutString(rest)
+	if string(name) == readOnlySetting && string(value) != readOnlySettingOn {
+		s.end(&fatal{code: insufficientPrivilege, message: "terminating connection: " + readOnlySetting + " was turned off, and the credential is read_only"})
+	}
 	if statement.ChangesReading(string(name), string(value)) {
 		s.end(&fatal{code: insufficientPrivilege, message: "terminating connection: under this " + string(name) + " statements cannot be looked into, and the credential is read_only"})
 	}

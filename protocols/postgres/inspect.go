@@ -20,6 +20,10 @@ const maxInspected = statement.MaxText + 4<<10
 // not inspected, and of a Bind for its names, in bytes.
 const lookAhead = 16 << 10
 
+// maxLooking is how many statements of one registration are looked into, or wait
+// for the parser, at a time: it takes one after the other, whosesoever they are.
+const maxLooking = 2
+
 // maxSummary is the action log's bound of a summary, in bytes.
 const maxSummary = 512
 
@@ -44,6 +48,12 @@ func (s *session) look(sql []byte, n int) *proxy.Refusal {
 	if n > maxInspected {
 		return s.denies(fmt.Sprintf("the credential is read-only: a statement of more than %d KiB cannot be looked into", statement.MaxText>>10))
 	}
+	select {
+	case s.share.looking <- struct{}{}:
+	case <-s.ctx.Done():
+		return s.denies("the session has ended")
+	}
+	defer func() { <-s.share.looking }()
 	if err := s.handler.readOnly(string(sql)); err != nil {
 		return s.denies(err.Error())
 	}

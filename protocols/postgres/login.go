@@ -175,6 +175,10 @@ func (c *conversation) open(o *opening, asked login, grant *proxy.Grant) (*sessi
 		up.close()
 		return nil, &fatal{code: insufficientPrivilege, message: "the session's client_encoding or standard_conforming_strings keep statements from being looked into: the credential is read_only"}
 	}
+	if s.inspects && !s.readOnlyUpstream() {
+		up.close()
+		return nil, &fatal{code: insufficientPrivilege, message: c.host + " does not say that the session is read-only, as the credential is: " + readOnlySetting + " did not get there, or was changed"}
+	}
 	_, minor := o.version()
 	key := c.handler.keys.add(s, minor)
 	_ = c.flow.Conn.SetWriteDeadline(time.Now().Add(startupTimeout))

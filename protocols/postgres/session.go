@@ -5,6 +5,8 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
+	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -149,6 +151,30 @@ func (s *session) readable() bool {
 		}
 	}
 	return true
+}
+
+// readOnlySetting is what keeps a session from writing. A server reports it since
+// PostgreSQL 14 (GUC_REPORT in src/backend/utils/misc/guc.c).
+const (
+	readOnlySetting   = "default_transaction_read_only"
+	reportsItSince    = 14
+	readOnlySettingOn = "on"
+)
+
+// readOnlyUpstream reports whether the session is read-only there, as far as the
+// server says: a pooler may have dropped the startup parameter.
+func (s *session) readOnlyUpstream() bool {
+	value, reported := s.up.server[readOnlySetting]
+	if reported {
+		return value == readOnlySettingOn
+	}
+	version := s.up.server["server_version"]
+	end := strings.IndexFunc(version, func(r rune) bool { return r < '0' || r > '9' })
+	if end < 0 {
+		end = len(version)
+	}
+	major, err := strconv.Atoi(version[:end])
+	return err == nil && major < reportsItSince
 }
 
 // authorize asks the Gate for one statement.

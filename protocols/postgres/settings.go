@@ -17,7 +17,7 @@ var harmless = []string{
 // readOnlySettings undo what a read_only credential is for, whatever the endpoint
 // allows: the transactions' mode, who one is, and what code runs.
 var readOnlySettings = []string{
-	"default_transaction_read_only", "transaction_read_only", "role", "session_authorization",
+	readOnlySetting, "transaction_read_only", "role", "session_authorization",
 	"session_preload_libraries", "local_preload_libraries",
 }
 
@@ -71,7 +71,7 @@ func sessionSettings(asked []setting, allowed []string, replication, readOnly bo
 		}
 	}
 	if readOnly {
-		settings["default_transaction_read_only"] = "on"
+		settings[readOnlySetting] = readOnlySettingOn
 	}
 	return settings, nil
 }

@@ -31,6 +31,7 @@ type share struct {
 	cancels     *rate.Limiter
 	refusals    *rate.Limiter // rows of the action log
 	warnings    *rate.Limiter // lines of the gateway's log
+	looking     chan struct{} // has one for each statement that is being looked into
 
 	holders int // guarded by shares.mu
 }
@@ -52,6 +53,7 @@ func (s *shares) enter(id registry.ID) *share {
 			cancels:  rate.NewLimiter(cancelsPerSecond, cancelsPerSecond),
 			refusals: rate.NewLimiter(refusalsPerSecond, refusalsPerSecond),
 			warnings: rate.NewLimiter(warningsPerSecond, warningsBurst),
+			looking:  make(chan struct{}, maxLooking),
 		}
 		if s.of == nil {
 			s.of = make(map[registry.ID]*share)
