@@ -39,7 +39,7 @@ func TestI16_ManyStatementsToLookIntoDelayTheirOwnRegistration(t *testing.T) {
 		must(t, err)
 	}
 	for range 2 {
-		<-entered
+		await(t, entered, "statements before the parser")
 	}
 	conn := l.connect(other, "scram_user", "orders")
 	for range 3 {
@@ -50,11 +50,11 @@ func TestI16_ManyStatementsToLookIntoDelayTheirOwnRegistration(t *testing.T) {
 	}
 	l.handler.Close()
 	for range 2 { // those that wait do not wait any longer
-		<-ended
+		await(t, ended, "ended sessions")
 	}
 	finish()
 	for range 2 {
-		<-ended
+		await(t, ended, "ended sessions")
 	}
 	if n := len(entered); n > 0 {
 		t.Errorf("%d of ended sessions are before the parser", n)
@@ -70,4 +70,14 @@ type telling struct {
 func (h telling) Serve(ctx context.Context, f *proxy.Flow) error {
 	defer func() { h.ended <- struct{}{} }()
 	return h.Handler.Serve(ctx, f)
+}
+
+// await takes one of many, within wait.
+func await(t *testing.T, from <-chan struct{}, many string) {
+	t.Helper()
+	select {
+	case <-from:
+	case <-time.After(wait):
+		t.Fatalf("there are too few %s", many)
+	}
 }
