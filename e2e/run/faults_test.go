@@ -162,16 +162,27 @@ func TestRun_DaemonIsOneAndEndsWhenIdle(t *testing.T) {
 		if len(daemons()) > 0 {
 			return errors.New("a daemon is left")
 		}
-		return nil
+		// A process that ends loses its command line before its locks.
+		lock, err := os.Open(host.Path(stateDir + "/private/lock"))
+		if err != nil {
+			return err
+		}
+		defer lock.Close()
+		return syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
 	}); err != nil {
+		t.Fatal(err)
+	}
+	// The name of the last one's socket stays behind.
+	socket := host.Path(stateDir + "/private/run.sock")
+	if err := os.Remove(socket); err != nil && !errors.Is(err, os.ErrNotExist) {
 		t.Fatal(err)
 	}
 	first := start(t, "clawpatrol", "run-daemon", "--state", stateDir, "--idle", "4s")
 	if err := lab.Eventually(t.Context(), 10*time.Second, func() error {
-		_, err := os.Stat(host.Path(stateDir + "/private/run.sock"))
+		_, err := os.Stat(socket)
 		return err
 	}); err != nil {
-		t.Fatal(err)
+		t.Fatalf("%v\n%s", err, first.out)
 	}
 	// Another sees that there is one, and ends.
 	if code := start(t, "clawpatrol", "run-daemon", "--state", stateDir).end(); code != 0 {
