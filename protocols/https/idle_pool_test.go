@@ -17,6 +17,7 @@ func TestPoolsAreTendedAfterTheirIdleConnectionsWereClosed(t *testing.T) {
 			near, far := net.Pipe()
 			t.Cleanup(func() { near.Close(); far.Close() })
 			s := newSocket(near, func() {})
+			// Nobody is at the other end: no handshake is ever made.
 			return newUpstream(p, tls.Client(s, &tls.Config{InsecureSkipVerify: true}), s)
 		}
 		p.put(idle())

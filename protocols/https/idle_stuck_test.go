@@ -49,6 +49,7 @@ func TestI16_UpstreamsThatReadNothingHoldUpNobody(t *testing.T) {
 		}
 		c := &full{raw.(*net.TCPConn), make(chan struct{}), make(chan struct{})}
 		sock := newSocket(c, func() {})
+		// Whether the peer stops reading is what matters here, not who it is.
 		conn := tls.Client(sock, &tls.Config{InsecureSkipVerify: true})
 		if err := conn.Handshake(); err != nil {
 			t.Fatal(err)

@@ -129,6 +129,7 @@ func connect(t *testing.T, gateway *ca.CA, all *agentBudget) (agent *tls.Conn, c
 	if err != nil {
 		t.Fatal(err)
 	}
+	// Both ends are this test: what the gateway reads is what matters.
 	agent = tls.Client(far, &tls.Config{InsecureSkipVerify: true})
 	c = newFrameConn(tls.Server(near, &tls.Config{Certificates: []tls.Certificate{*leaf}}), all, t.Context().Done())
 	t.Cleanup(func() { near.Close(); far.Close() })

@@ -188,14 +188,14 @@ type conversation struct {
 
 // serve brings the agent's start-up to its end, and runs what it asked for.
 func (c *conversation) serve() error {
-	if !c.share.startups.take(maxStartups) {
+	if !c.share.startups.Take(maxStartups) {
 		return c.turnAway(&fatal{code: tooManyConnections, message: "too many connections are being made"})
 	}
 	making := true
 	made := func() {
 		if making {
 			making = false
-			c.share.startups.give()
+			c.share.startups.Give()
 		}
 	}
 	defer made()
@@ -209,10 +209,10 @@ func (c *conversation) serve() error {
 	if asked.cancel != nil { // also where there is no room for another session
 		return c.cancelRequest(asked.cancel)
 	}
-	if !c.share.connections.take(maxConnections) {
+	if !c.share.connections.Take(maxConnections) {
 		return c.turnAway(&fatal{code: tooManyConnections, message: "too many connections"})
 	}
-	defer c.share.connections.give()
+	defer c.share.connections.Give()
 	if !hurry() { // what comes now ends with c.ctx by itself
 		return c.ctx.Err()
 	}

@@ -2,32 +2,17 @@ package postgres
 
 import (
 	"sync"
-	"sync/atomic"
 
 	"golang.org/x/time/rate"
 
+	"github.com/clawpatrol/clawpatrol/protocols"
 	"github.com/clawpatrol/clawpatrol/registry"
 )
 
-// gauge counts what is in use, up to a limit.
-type gauge struct{ n atomic.Int64 }
-
-// take takes one of max; false where all are taken. give gives it back.
-func (g *gauge) take(max int64) bool {
-	if g.n.Add(1) > max {
-		g.n.Add(-1)
-		return false
-	}
-	return true
-}
-
-func (g *gauge) give() { g.n.Add(-1) }
-
 // share is what the connections of one registration have together.
 type share struct {
-	id          registry.ID
-	startups    gauge
-	connections gauge
+	startups    protocols.Gauge
+	connections protocols.Gauge
 	cancels     *rate.Limiter
 	refusals    *rate.Limiter // rows of the action log
 	warnings    *rate.Limiter // lines of the gateway's log
@@ -36,20 +21,26 @@ type share struct {
 	holders int // guarded by shares.mu
 }
 
-// shares holds those of the registrations that are connected.
+// shares holds those of the registrations that are connected, and of those that
+// were a moment ago: who connects again has no more than who stayed.
 type shares struct {
 	mu sync.Mutex
 	of map[registry.ID]*share
 }
 
-// enter returns the share of a registration; leave gives it back.
+// enter returns the share of a registration; leave gives it back. Shares that are
+// as new go.
 func (s *shares) enter(id registry.ID) *share {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	for other, o := range s.of {
+		if o.holders == 0 && o.cancels.Tokens() >= cancelsPerSecond && o.refusals.Tokens() >= refusalsPerSecond && o.warnings.Tokens() >= warningsBurst {
+			delete(s.of, other)
+		}
+	}
 	own := s.of[id]
 	if own == nil {
 		own = &share{
-			id:       id,
 			cancels:  rate.NewLimiter(cancelsPerSecond, cancelsPerSecond),
 			refusals: rate.NewLimiter(refusalsPerSecond, refusalsPerSecond),
 			warnings: rate.NewLimiter(warningsPerSecond, warningsBurst),
@@ -67,7 +58,5 @@ func (s *shares) enter(id registry.ID) *share {
 func (s *shares) leave(own *share) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if own.holders--; own.holders == 0 {
-		delete(s.of, own.id)
-	}
+	own.holders--
 }

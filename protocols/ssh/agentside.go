@@ -83,10 +83,10 @@ const maxNotices = 16
 // handshake makes the agent's connection: key exchange, authentication, and in
 // the midst of that the upstream's, so that a failure there is a refusal here.
 func (c *conversation) handshake() error {
-	if !c.share.handshakes.take(maxHandshakes) {
+	if !c.share.handshakes.Take(maxHandshakes) {
 		return c.turnAway("too many connections are being made at once")
 	}
-	defer c.share.handshakes.give()
+	defer c.share.handshakes.Give()
 	config, err := c.serverConfig()
 	if err != nil {
 		return err

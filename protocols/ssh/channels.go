@@ -62,19 +62,19 @@ func (c *conversation) admitChannel(opened xssh.NewChannel) (xssh.RejectionReaso
 	if err := c.share.opens.Wait(c.ctx); err != nil {
 		return xssh.ResourceShortage, c.why()
 	}
-	if !c.channels.take(maxChannels) {
+	if !c.channels.Take(maxChannels) {
 		return xssh.ResourceShortage, "too many channels on this connection"
 	}
-	if !c.share.channels.take(maxAllChannels) {
-		c.channels.give()
+	if !c.share.channels.Take(maxAllChannels) {
+		c.channels.Give()
 		return xssh.ResourceShortage, "too many channels at once"
 	}
 	return 0, ""
 }
 
 func (c *conversation) leaveChannel() {
-	c.share.channels.give()
-	c.channels.give()
+	c.share.channels.Give()
+	c.channels.Give()
 }
 
 // takeRequests answers what the agent asks of the connection as a whole. Nothing

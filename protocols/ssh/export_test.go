@@ -30,7 +30,7 @@ type Ledger struct {
 // NewLedger returns one for a registration with two channels.
 func NewLedger(over func()) *Ledger {
 	s := &share{}
-	s.channels.take(2)
+	s.channels.Take(2)
 	l := &Ledger{ledger: &ledger{share: s, over: over}}
 	l.stuck, l.busy = l.follow(neverRead{}), l.follow(neverRead{})
 	return l

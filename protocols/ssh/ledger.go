@@ -127,7 +127,7 @@ func (l *ledger) weigh() {
 	all := l.share.waiting.Add(waiting - l.waiting)
 	l.waiting = waiting
 	windows := windowOnWire * int64(len(l.streams))
-	if waiting > windows+maxWaiting/16 && all > windowOnWire*2*l.share.channels.n.Load()+maxWaiting {
+	if waiting > windows+maxWaiting/16 && all > windowOnWire*2*l.share.channels.Taken()+maxWaiting {
 		l.over()
 	}
 }

@@ -21,6 +21,7 @@ import (
 	xssh "golang.org/x/crypto/ssh"
 
 	"github.com/clawpatrol/clawpatrol/policy"
+	"github.com/clawpatrol/clawpatrol/protocols"
 	"github.com/clawpatrol/clawpatrol/protocols/ssh/recording"
 	"github.com/clawpatrol/clawpatrol/proxy"
 	"github.com/clawpatrol/clawpatrol/proxy/egress"
@@ -146,10 +147,10 @@ func (h *Handler) Serve(ctx context.Context, f *proxy.Flow) error {
 	defer c.finish()
 	defer context.AfterFunc(h.running, func() { c.end(errStopping) })()
 
-	if !share.connections.take(maxConnections) {
+	if !share.connections.Take(maxConnections) {
 		return c.turnAway("too many connections")
 	}
-	defer share.connections.give()
+	defer share.connections.Give()
 	if err := c.handshake(); err != nil {
 		return err
 	}
@@ -176,7 +177,7 @@ type conversation struct {
 	asked    <-chan *xssh.Request   // by the agent, of the connection
 	upstream *link
 	lost     chan struct{} // closed when the upstream is gone
-	channels gauge
+	channels protocols.Gauge
 	inbound  *ledger // of what agents send
 
 	serving  sync.Mutex

@@ -6,28 +6,15 @@ import (
 
 	"golang.org/x/time/rate"
 
+	"github.com/clawpatrol/clawpatrol/protocols"
 	"github.com/clawpatrol/clawpatrol/registry"
 )
 
-// gauge counts what is in use, up to a limit.
-type gauge struct{ n atomic.Int64 }
-
-// take takes one of max; false where all are taken. give gives it back.
-func (g *gauge) take(max int64) bool {
-	if g.n.Add(1) > max {
-		g.n.Add(-1)
-		return false
-	}
-	return true
-}
-
-func (g *gauge) give() { g.n.Add(-1) }
-
 // share is what the connections of one registration have together.
 type share struct {
-	handshakes  gauge
-	connections gauge
-	channels    gauge
+	handshakes  protocols.Gauge
+	connections protocols.Gauge
+	channels    protocols.Gauge
 	opens       *rate.Limiter
 	refusals    *rate.Limiter // rows of the action log
 	warnings    *rate.Limiter // lines of the gateway's log
