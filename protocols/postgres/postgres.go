@@ -22,6 +22,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/clawpatrol/clawpatrol/policy"
+	"github.com/clawpatrol/clawpatrol/protocols"
 	"github.com/clawpatrol/clawpatrol/protocols/postgres/statement"
 	"github.com/clawpatrol/clawpatrol/proxy"
 	"github.com/clawpatrol/clawpatrol/proxy/ca"
@@ -287,6 +288,6 @@ func (c *conversation) warn(message string, args ...any) {
 
 // panicked logs a panic, which ends at its flow.
 func (c *conversation) panicked(r any) {
-	c.handler.log.Error("a flow panicked", "registration", c.flow.Registration, "endpoint", c.endpoint.Ref(), "panic", fmt.Sprint(r), "stack", string(debug.Stack()))
+	c.handler.log.Error("a flow panicked", "registration", c.flow.Registration, "endpoint", c.endpoint.Ref(), "panic", protocols.PanicText(r), "stack", string(debug.Stack()))
 	c.cancel()
 }

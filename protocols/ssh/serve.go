@@ -241,7 +241,7 @@ func (c *conversation) run(f func()) {
 // contain is deferred where a goroutine of the conversation begins.
 func (c *conversation) contain() {
 	if r := recover(); r != nil {
-		c.handler.log.Error("a flow panicked", "registration", c.flow.Registration, "endpoint", c.endpoint.Ref(), "panic", fmt.Sprint(r), "stack", string(debug.Stack()))
+		c.handler.log.Error("a flow panicked", "registration", c.flow.Registration, "endpoint", c.endpoint.Ref(), "panic", protocols.PanicText(r), "stack", string(debug.Stack()))
 		c.end(errors.New("the gateway failed"))
 	}
 }

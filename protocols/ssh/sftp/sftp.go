@@ -97,7 +97,7 @@ func Relay(agent, upstream io.ReadWriter, decide func(Action) error) error {
 // contain makes a panic the end of one session. ended has room.
 func contain(ended chan<- error) {
 	if r := recover(); r != nil {
-		ended <- fmt.Errorf("sftp panicked: %v\n%s", r, debug.Stack())
+		ended <- fmt.Errorf("sftp panicked: %T\n%s", r, debug.Stack()) // the value may quote what was carried
 	}
 }
 
