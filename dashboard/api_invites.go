@@ -9,6 +9,14 @@ import (
 	"github.com/clawpatrol/clawpatrol/enrolment/invites"
 )
 
+func (d *dashboard) handleInvites() {
+	d.router.handle("GET /api/invites", d.listInvites)
+	d.router.handle("POST /api/invites", d.makeInviteAPI)
+	d.router.handle("DELETE /api/invites/{id}", d.voidInviteAPI)
+}
+
+var invitesDone = doneMessages{}
+
 // noInvites is the answer where a gateway was assembled without an Office.
 var noInvites = &failure{http.StatusNotFound, "not_found", "this gateway makes no invites", ""}
 

@@ -56,6 +56,7 @@ type dashboard struct {
 	passwords *passwords
 	pages     pageSet
 	router    *router
+	streams   chan struct{} // holds a value per open stream of events
 }
 
 // New returns the listener's handler.
@@ -103,87 +104,36 @@ func newDashboard(cfg Config) (*dashboard, error) {
 		csrf:      http.NewCrossOriginProtection(),
 		passwords: newPasswords(cfg),
 		pages:     pages,
+		streams:   make(chan struct{}, maxEventStreams),
 	}
 	d.router = newRouter(d.passwordExists, d.authenticate, d.fail, map[string]publicRoute{
-		"GET /setup":            {d.setupPage, whileUnset},
-		"POST /setup":           {d.setupForm, whileUnset},
-		"POST /api/setup":       {d.setupAPI, whileUnset},
-		"GET /login":            {d.loginPage, onceSet},
-		"POST /login":           {d.loginForm, onceSet},
-		"POST /api/login":       {d.loginAPI, onceSet},
-		"GET /static/style.css": {d.stylesheet, always},
+		"GET /setup":                  {d.setupPage, whileUnset},
+		"POST /setup":                 {d.setupForm, whileUnset},
+		"POST /api/setup":             {d.setupAPI, whileUnset},
+		"GET /login":                  {d.loginPage, onceSet},
+		"POST /login":                 {d.loginForm, onceSet},
+		"POST /api/login":             {d.loginAPI, onceSet},
+		"GET /static/" + publicStatic: {serveStatic(publicStatic), always},
 	})
-	d.handleAPI()
-	d.handlePages()
+	d.handleRoutes()
 	return d, nil
 }
 
-// handleAPI adds the API's routes. All are gated: router has no other way.
-func (d *dashboard) handleAPI() {
-	d.router.handle("POST /api/logout", d.logoutAPI)
-
-	d.router.handle("GET /api/registrations", d.listRegistrations)
-	d.router.handle("GET /api/registrations/{id}", d.getRegistration)
-	d.router.handle("POST /api/registrations/{id}/approve", d.approveAPI)
-	d.router.handle("PUT /api/registrations/{id}/profiles", d.profilesAPI)
-	d.router.handle("POST /api/registrations/{id}/block", d.blockAPI)
-	d.router.handle("DELETE /api/registrations/{id}", d.revokeAPI)
-	d.router.handle("GET /api/removals", d.listRemovals)
-	d.router.handle("DELETE /api/removals", d.seenRemovalsAPI)
-
-	d.router.handle("GET /api/endpoints", d.listEndpoints)
-	d.router.handle("GET /api/profiles", d.listProfiles)
-
-	d.router.handle("GET /api/credentials", d.listCredentials)
-	d.router.handle("PUT /api/credentials/{type}/{name}", d.setCredentialAPI)
-	d.router.handle("DELETE /api/credentials/{type}/{name}", d.clearCredentialAPI)
-	d.router.handle("PUT /api/secrets/{name}", d.setSecretAPI)
-
-	d.router.handle("GET /api/approvals", d.listApprovals)
-	d.router.handle("GET /api/approvals/{id}", d.getApproval)
-	d.router.handle("POST /api/approvals/{id}", d.decideAPI)
-	d.router.handle("GET /api/host-keys", d.listHostKeys)
-	d.router.handle("DELETE /api/host-keys/{endpoint}/{host}/{port}", d.forgetHostKeyAPI)
-
-	d.router.handle("GET /api/actions", d.listActions)
-
-	d.router.handle("GET /api/recordings", d.listRecordings)
-	d.router.handle("GET /api/recordings/{id}", d.recordingAPI)
-
-	d.router.handle("GET /api/invites", d.listInvites)
-	d.router.handle("POST /api/invites", d.makeInviteAPI)
-	d.router.handle("DELETE /api/invites/{id}", d.voidInviteAPI)
-}
-
-// handlePages adds the pages. Every form posts, is answered 303, and works
-// without JavaScript.
-func (d *dashboard) handlePages() {
-	d.router.handle("GET /{$}", func(w http.ResponseWriter, r *http.Request) { seeOther(w, r, "/registrations") })
-	d.router.handle("POST /logout", d.logoutForm)
-
-	d.router.handle("GET /registrations", d.registrationsPage)
-	d.router.handle("GET /registrations/{id}", d.registrationPage)
-	d.router.handle("POST /registrations/{id}/approve", d.approveForm)
-	d.router.handle("POST /registrations/{id}/profiles", d.profilesForm)
-	d.router.handle("POST /registrations/{id}/block", d.blockForm)
-	d.router.handle("GET /registrations/{id}/revoke", d.revokePage)
-	d.router.handle("POST /registrations/{id}/revoke", d.revokeForm)
-	d.router.handle("POST /removals/seen", d.seenRemovalsForm)
-
-	d.router.handle("GET /credentials", d.credentialsPage)
-	d.router.handle("GET /credentials/{type}/{name}", d.credentialPage)
-	d.router.handle("POST /credentials/{type}/{name}", d.credentialForm)
-	d.router.handle("GET /credentials/{type}/{name}/clear", d.clearCredentialPage)
-	d.router.handle("POST /credentials/{type}/{name}/clear", d.clearCredentialForm)
-
-	d.router.handle("GET /approvals", d.approvalsPage)
-	d.router.handle("POST /approvals/{id}", d.decideForm)
-	d.router.handle("POST /host-keys/forget", d.forgetHostKeyForm)
-
-	d.router.handle("GET /actions", d.actionsPage)
-
-	d.router.handle("GET /recordings", d.recordingsPage)
-	d.router.handle("GET /recordings/{id}", d.recordingPage)
+// handleRoutes adds every route that needs an operator's credential: router has no
+// other way to add one. Each room of the dashboard lists its own.
+func (d *dashboard) handleRoutes() {
+	d.handleSession()
+	d.handleOverview()
+	d.handleRegistrations()
+	d.handleInvites()
+	d.handleApprovals()
+	d.handleCredentials()
+	d.handleActions()
+	d.handleRecordings()
+	d.handlePolicy()
+	d.handleSystem()
+	d.handleLive()
+	d.handleStatic()
 }
 
 // Limits of Server and of requests.

@@ -16,9 +16,6 @@ import (
 //go:embed pages/*.html
 var pageFiles embed.FS
 
-//go:embed static/style.css
-var styleSheet []byte
-
 // pageSet is every page's template, parsed once, by file name without ".html".
 type pageSet map[string]*template.Template
 
@@ -29,12 +26,15 @@ type page struct {
 	Done    string // what has just been done
 	Error   string
 	Hint    string
-	Waiting int    // registrations that wait for approval
-	Blocked int    // registrations; render fills it in
-	Held    int    // approvals that wait; render fills it in
+	Body    any
+	Live    bool   // the page hears of changes and renews its parts; see live
 	Refresh string // URL that the page goes on to by itself; empty: it stays
 	Seconds int    // after which it does
-	Body    any
+
+	// Filled in by render.
+	Waiting int // registrations that wait for approval
+	Blocked int // registrations
+	Held    int // approvals that wait
 }
 
 func parsePages() (pageSet, error) {
@@ -63,7 +63,7 @@ func parsePages() (pageSet, error) {
 func (d *dashboard) render(w http.ResponseWriter, status int, name string, p page) {
 	var b bytes.Buffer
 	if p.Section != "" {
-		p.Blocked, p.Held = d.count(registry.Blocked), d.Registry.PendingApprovals()
+		p.Waiting, p.Blocked, p.Held = d.count(registry.Pending), d.count(registry.Blocked), d.Registry.PendingApprovals()
 	}
 	if err := d.pages[name].ExecuteTemplate(&b, "layout", p); err != nil {
 		d.Log.Error("dashboard: page failed", "page", name, "err", err)
@@ -77,20 +77,10 @@ func (d *dashboard) render(w http.ResponseWriter, status int, name string, p pag
 
 // doneMessages are what ?done= may name: a link cannot make a page say anything
 // else.
-var doneMessages = map[string]string{
-	"approved":  "Approved. Traffic of this registration may now flow.",
-	"profiles":  "Profiles changed. Flows that they no longer cover are closed.",
-	"blocked":   "Blocked. Nothing of this registration is forwarded.",
-	"revoked":   "Revoked for good.",
-	"seen":      "Removed registrations that you have seen are no longer listed.",
-	"set":       "Stored. It is used from the next request on.",
-	"allowed":   "Allowed. Whoever waited goes on.",
-	"denied":    "Denied. Whoever waited was refused.",
-	"forgotten": "Forgotten. The next connection to that host asks again.",
-	"cleared":   "Cleared. Requests that need it are refused until it is set again.",
-}
+type doneMessages map[string]string
 
-func doneMessage(r *http.Request) string { return doneMessages[r.URL.Query().Get("done")] }
+// of returns the message that r's URL asks for; empty: none.
+func (m doneMessages) of(r *http.Request) string { return m[r.URL.Query().Get("done")] }
 
 // showFailure fills p's message from err and returns the status to send.
 func (d *dashboard) showFailure(p *page, err error) int {
@@ -108,9 +98,4 @@ func parseForm(r *http.Request) error {
 		return badRequest("the form could not be read")
 	}
 	return nil
-}
-
-func (d *dashboard) stylesheet(w http.ResponseWriter, _ *http.Request) {
-	w.Header().Set("Content-Type", "text/css; charset=utf-8")
-	_, _ = w.Write(styleSheet)
 }

@@ -8,6 +8,11 @@ import (
 	"github.com/clawpatrol/clawpatrol/registry"
 )
 
+func (d *dashboard) handleActions() {
+	d.router.handle("GET /actions", d.actionsPage)
+	d.router.handle("GET /api/actions", d.listActions)
+}
+
 // actionRow is an action on a page: all text made safe to look at.
 type actionRow struct {
 	actionView
@@ -32,7 +37,7 @@ type choice struct {
 }
 
 func (d *dashboard) actionsPage(w http.ResponseWriter, r *http.Request) {
-	p := page{Title: "Actions", Section: "actions", Waiting: d.waiting()}
+	p := page{Title: "Actions", Section: "actions"}
 	q := r.URL.Query()
 	names := make(map[string]string)
 	body := d.filterChoices(q, names)

@@ -7,6 +7,24 @@ import (
 	"github.com/clawpatrol/clawpatrol/registry"
 )
 
+func (d *dashboard) handleApprovals() {
+	d.router.handle("GET /approvals", d.approvalsPage)
+	d.router.handle("POST /approvals/{id}", d.decideForm)
+	d.router.handle("POST /host-keys/forget", d.forgetHostKeyForm)
+
+	d.router.handle("GET /api/approvals", d.listApprovals)
+	d.router.handle("GET /api/approvals/{id}", d.getApproval)
+	d.router.handle("POST /api/approvals/{id}", d.decideAPI)
+	d.router.handle("GET /api/host-keys", d.listHostKeys)
+	d.router.handle("DELETE /api/host-keys/{endpoint}/{host}/{port}", d.forgetHostKeyAPI)
+}
+
+var approvalsDone = doneMessages{
+	"allowed":   "Allowed. Whoever waited goes on.",
+	"denied":    "Denied. Whoever waited was refused.",
+	"forgotten": "Forgotten. The next connection to that host asks again.",
+}
+
 const (
 	// shownEnded is how many approvals the page shows that an operator decided, and
 	// how many that ended otherwise: those an agent can make as it likes.
@@ -94,7 +112,7 @@ func (d *dashboard) showApprovals(w http.ResponseWriter, r *http.Request, proble
 	for _, k := range d.Registry.AcceptedHostKeys() {
 		body.HostKeys = append(body.HostKeys, newHostKeyView(k))
 	}
-	p := page{Title: "Approvals", Section: "approvals", Done: doneMessage(r), Waiting: d.waiting(), Body: body}
+	p := page{Title: "Approvals", Section: "approvals", Done: approvalsDone.of(r), Body: body}
 	if len(waiting) == 0 && problem == nil {
 		p.Refresh, p.Seconds = "/approvals", lookAgain
 	}

@@ -8,6 +8,24 @@ import (
 	"strings"
 )
 
+func (d *dashboard) handleCredentials() {
+	d.router.handle("GET /credentials", d.credentialsPage)
+	d.router.handle("GET /credentials/{type}/{name}", d.credentialPage)
+	d.router.handle("POST /credentials/{type}/{name}", d.credentialForm)
+	d.router.handle("GET /credentials/{type}/{name}/clear", d.clearCredentialPage)
+	d.router.handle("POST /credentials/{type}/{name}/clear", d.clearCredentialForm)
+
+	d.router.handle("GET /api/credentials", d.listCredentials)
+	d.router.handle("PUT /api/credentials/{type}/{name}", d.setCredentialAPI)
+	d.router.handle("DELETE /api/credentials/{type}/{name}", d.clearCredentialAPI)
+	d.router.handle("PUT /api/secrets/{name}", d.setSecretAPI)
+}
+
+var credentialsDone = doneMessages{
+	"set":     "Stored. It is used from the next request on.",
+	"cleared": "Cleared. Requests that need it are refused until it is set again.",
+}
+
 // credentialRow is a credential on a page: all text made safe to look at.
 type credentialRow struct {
 	credentialView
@@ -55,7 +73,7 @@ func (d *dashboard) credentialsPage(w http.ResponseWriter, r *http.Request) {
 			body.Used = append(body.Used, newCredentialRow(v))
 		}
 	}
-	d.render(w, http.StatusOK, "credentials", page{Title: "Credentials", Section: "credentials", Done: doneMessage(r), Waiting: d.waiting(), Body: body})
+	d.render(w, http.StatusOK, "credentials", page{Title: "Credentials", Section: "credentials", Done: credentialsDone.of(r), Body: body})
 }
 
 func (d *dashboard) credentialPage(w http.ResponseWriter, r *http.Request) {
@@ -85,7 +103,7 @@ func (d *dashboard) showCredential(w http.ResponseWriter, r *http.Request, name 
 			}
 		}
 	}
-	p := page{Title: "Credential " + row.Ref, Section: "credentials", Waiting: d.waiting(), Body: row}
+	p := page{Title: "Credential " + row.Ref, Section: "credentials", Body: row}
 	d.render(w, d.showFailure(&p, problem), name, p)
 }
 

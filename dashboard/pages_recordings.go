@@ -10,6 +10,13 @@ import (
 	"github.com/clawpatrol/clawpatrol/registry"
 )
 
+func (d *dashboard) handleRecordings() {
+	d.router.handle("GET /recordings", d.recordingsPage)
+	d.router.handle("GET /recordings/{id}", d.recordingPage)
+	d.router.handle("GET /api/recordings", d.listRecordings)
+	d.router.handle("GET /api/recordings/{id}", d.recordingAPI)
+}
+
 // recordingRow is a recording on a page: all text made safe to look at.
 type recordingRow struct {
 	recordingView
@@ -51,7 +58,7 @@ func (d *dashboard) recordingsPage(w http.ResponseWriter, r *http.Request) {
 	if next != "" {
 		body.Older = "/recordings?" + url.Values{"registration": {q.Get("registration")}, "cursor": {next}}.Encode()
 	}
-	d.render(w, http.StatusOK, "recordings", page{Title: "Recordings", Section: "recordings", Waiting: d.waiting(), Body: body})
+	d.render(w, http.StatusOK, "recordings", page{Title: "Recordings", Section: "recordings", Body: body})
 }
 
 type recordingBody struct {
@@ -79,7 +86,7 @@ func (d *dashboard) recordingPage(w http.ResponseWriter, r *http.Request) {
 		names[e.Registration] = reg.Name
 	}
 	body := recordingBody{recordingRow: newRecordingRow(newRecordingView(e, names))}
-	p := page{Title: "Recording of " + body.Login, Section: "recordings", Waiting: d.waiting()}
+	p := page{Title: "Recording of " + body.Login, Section: "recordings"}
 	path := "/recordings/" + url.PathEscape(e.ID)
 	if e.PTY {
 		at := instant(r.URL.Query().Get("at"))

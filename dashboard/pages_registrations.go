@@ -10,6 +10,34 @@ import (
 	"github.com/clawpatrol/clawpatrol/registry"
 )
 
+func (d *dashboard) handleRegistrations() {
+	d.router.handle("GET /registrations", d.registrationsPage)
+	d.router.handle("GET /registrations/{id}", d.registrationPage)
+	d.router.handle("POST /registrations/{id}/approve", d.approveForm)
+	d.router.handle("POST /registrations/{id}/profiles", d.profilesForm)
+	d.router.handle("POST /registrations/{id}/block", d.blockForm)
+	d.router.handle("GET /registrations/{id}/revoke", d.revokePage)
+	d.router.handle("POST /registrations/{id}/revoke", d.revokeForm)
+	d.router.handle("POST /removals/seen", d.seenRemovalsForm)
+
+	d.router.handle("GET /api/registrations", d.listRegistrations)
+	d.router.handle("GET /api/registrations/{id}", d.getRegistration)
+	d.router.handle("POST /api/registrations/{id}/approve", d.approveAPI)
+	d.router.handle("PUT /api/registrations/{id}/profiles", d.profilesAPI)
+	d.router.handle("POST /api/registrations/{id}/block", d.blockAPI)
+	d.router.handle("DELETE /api/registrations/{id}", d.revokeAPI)
+	d.router.handle("GET /api/removals", d.listRemovals)
+	d.router.handle("DELETE /api/removals", d.seenRemovalsAPI)
+}
+
+var registrationsDone = doneMessages{
+	"approved": "Approved. Traffic of this registration may now flow.",
+	"profiles": "Profiles changed. Flows that they no longer cover are closed.",
+	"blocked":  "Blocked. Nothing of this registration is forwarded.",
+	"revoked":  "Revoked for good.",
+	"seen":     "Removed registrations that you have seen are no longer listed.",
+}
+
 // registrationRow is a registration on a page: all text made safe to look at.
 type registrationRow struct {
 	registrationView
@@ -92,7 +120,7 @@ func (d *dashboard) registrationsPage(w http.ResponseWriter, r *http.Request) {
 	})
 	slices.Reverse(body.Others)
 	slices.SortStableFunc(body.Others, func(a, b registrationRow) int { return stateOrder(a.State) - stateOrder(b.State) })
-	d.render(w, http.StatusOK, "registrations", page{Title: "Registrations", Section: "registrations", Done: doneMessage(r), Waiting: len(body.Waiting), Body: body})
+	d.render(w, http.StatusOK, "registrations", page{Title: "Registrations", Section: "registrations", Done: registrationsDone.of(r), Body: body})
 }
 
 // stateOrder puts what is over last.
@@ -139,8 +167,7 @@ func (d *dashboard) showRegistration(w http.ResponseWriter, r *http.Request, nam
 	p := page{
 		Title:   "Registration " + row.Name,
 		Section: "registrations",
-		Done:    doneMessage(r),
-		Waiting: d.waiting(),
+		Done:    registrationsDone.of(r),
 		Body:    registrationBody{row, d.profileChoices(reg), ro.repinChoice(reg), inAndOut(reg)},
 	}
 	d.render(w, d.showFailure(&p, problem), name, p)
@@ -172,9 +199,7 @@ func (d *dashboard) profileChoices(reg *registry.Registration) []profileChoice {
 	return out
 }
 
-// waiting counts the registrations that wait for approval.
-func (d *dashboard) waiting() int { return d.count(registry.Pending) }
-
+// count returns how many registrations are in a state.
 func (d *dashboard) count(state registry.State) int {
 	n := 0
 	for _, reg := range d.Registry.Snapshot().All() {

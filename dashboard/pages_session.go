@@ -5,6 +5,13 @@ import (
 	"net/http"
 )
 
+func (d *dashboard) handleSession() {
+	d.router.handle("GET /account", d.accountPage)
+	d.router.handle("POST /logout", d.logoutForm)
+
+	d.router.handle("POST /api/logout", d.logoutAPI)
+}
+
 type setupBody struct {
 	CodeRequired bool
 	Min, Max     int
@@ -64,4 +71,9 @@ func (d *dashboard) logoutForm(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	seeOther(w, r, "/login")
+}
+
+// accountPage lists who is logged in.
+func (d *dashboard) accountPage(w http.ResponseWriter, _ *http.Request) {
+	d.render(w, http.StatusOK, "account", page{Title: "Account", Section: "account"})
 }

@@ -79,7 +79,9 @@ func (rt *router) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if err := rt.authenticate(r); err != nil {
-		if errors.Is(err, unauthorized) && !api {
+		// A script that asked for a part of a page must not get the log-in form in
+		// its place: that says 401, and the page keeps what has been typed.
+		if errors.Is(err, unauthorized) && !api && r.Header.Get("HX-Request") == "" {
 			seeOther(w, r, "/login")
 			return
 		}

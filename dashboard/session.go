@@ -38,13 +38,8 @@ func (d *dashboard) passwordExists(r *http.Request) (bool, error) {
 
 // authenticate returns nil if r carries an operator's credential.
 func (d *dashboard) authenticate(r *http.Request) error {
-	for i, c := range r.CookiesNamed(cookieName) {
-		if i == maxCookies {
-			break
-		}
-		if hash, ok := tokenHash(c.Value); ok && d.Registry.SessionValid(hash) {
-			return nil
-		}
+	if _, ok := d.sessionOf(r); ok {
+		return nil
 	}
 	header := r.Header.Values(secretHeader)
 	if len(header) != 1 || header[0] == "" {
@@ -56,6 +51,19 @@ func (d *dashboard) authenticate(r *http.Request) error {
 		return unauthorized
 	}
 	return err
+}
+
+// sessionOf returns the hash of the session whose cookie r carries.
+func (d *dashboard) sessionOf(r *http.Request) (hash [32]byte, ok bool) {
+	for i, c := range r.CookiesNamed(cookieName) {
+		if i == maxCookies {
+			break
+		}
+		if hash, ok := tokenHash(c.Value); ok && d.Registry.SessionValid(hash) {
+			return hash, true
+		}
+	}
+	return hash, false
 }
 
 // tokenHash returns what the registry knows a session token by. Only hashes are

@@ -106,3 +106,11 @@ type LogHealth struct {
 
 // LogHealth returns how the action log is doing.
 func (db *DB) LogHealth() LogHealth { return db.actions.health() }
+
+// LastAction returns the ID of the newest row that is on disk; 0: there is none.
+func (db *DB) LastAction() int64 {
+	l := db.actions
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.stored
+}

@@ -108,6 +108,7 @@ type approvals struct {
 	asked   map[ID]*rate.Limiter    // who asked of late; under writing
 	unsaved []*holding              // ended, and the disk does not know; under writing
 	waiting atomic.Int64            // len(pending)
+	changes atomic.Uint64           // how often pending has changed
 	keys    atomic.Pointer[hostKeys]
 }
 
@@ -200,6 +201,7 @@ func (db *DB) hold(ctx context.Context, r HeldRequest) (*holding, error) {
 	}
 	db.approvals.pending[a.ID] = h
 	db.approvals.waiting.Store(int64(len(db.approvals.pending)))
+	db.approvals.changes.Add(1)
 	return h, nil
 }
 
@@ -285,6 +287,7 @@ func (h *holding) end(state ApprovalState, reason, operator string, now time.Tim
 func (a *approvals) gone(h *holding) {
 	delete(a.pending, h.ID)
 	a.waiting.Store(int64(len(a.pending)))
+	a.changes.Add(1)
 	close(h.ended)
 }
 

@@ -73,6 +73,10 @@ func (db *DB) decide(ctx context.Context, id ApprovalID, allow bool, reason, ope
 // PendingApprovals returns how many approvals wait, from memory.
 func (db *DB) PendingApprovals() int { return int(db.approvals.waiting.Load()) }
 
+// ApprovalChanges counts the approvals that came and went since Open: where it
+// differs, something waits that did not, or does not any more.
+func (db *DB) ApprovalChanges() uint64 { return db.approvals.changes.Load() }
+
 // Approval returns one approval, or ErrNoApproval.
 func (db *DB) Approval(ctx context.Context, id ApprovalID) (Held, error) {
 	a, err := scanApproval(db.read.QueryRowContext(ctx, selectApprovals+" WHERE id = ?", id))
