@@ -131,6 +131,10 @@ func (l *actionLog) append(ctx context.Context, row Action) (int64, error) {
 	l.mu.Lock()
 	failing := l.failing
 	share := l.shareOf(row.Registration)
+	if l.err == nil && !l.stopped && putTwo(share, l.room) { // nearly always
+		defer l.mu.Unlock()
+		return l.queue(row), nil
+	}
 	l.mu.Unlock()
 	select {
 	case <-failing:
@@ -151,6 +155,11 @@ func (l *actionLog) append(ctx context.Context, row Action) (int64, error) {
 		<-share
 		return 0, l.refusalLocked()
 	}
+	return l.queue(row), nil
+}
+
+// queue gives row the next ID; called with mu held, and tokens for the row.
+func (l *actionLog) queue(row Action) int64 {
 	l.last++
 	row.ID = l.last
 	l.rows[row.ID%maxQueuedRows] = queuedRow{Action: row}
@@ -158,7 +167,7 @@ func (l *actionLog) append(ctx context.Context, row Action) (int64, error) {
 	if l.last-l.stored >= maxBatch {
 		poke(l.hurry)
 	}
-	return row.ID, nil
+	return row.ID
 }
 
 // shareOf returns where a registration's rows take their tokens; called with mu
@@ -204,12 +213,27 @@ func (l *actionLog) refusalLocked() error {
 	return ErrLogFailed // it has recovered since
 }
 
-// poke leaves a token, unless there is one.
-func poke(c chan<- struct{}) {
+// poke leaves a token, unless there is no room for it, and reports which.
+func poke(c chan<- struct{}) bool {
 	select {
 	case c <- struct{}{}:
+		return true
 	default:
+		return false
 	}
+}
+
+// putTwo leaves a token in both, or in none where one of them has no room.
+// Who waits for room goes first: a channel has none while somebody waits.
+func putTwo(one, other chan struct{}) bool {
+	if !poke(one) {
+		return false
+	}
+	if !poke(other) {
+		<-one
+		return false
+	}
+	return true
 }
 
 // finish adds the result to its row, or queues it where the writer has the row

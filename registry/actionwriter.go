@@ -135,9 +135,12 @@ func (l *actionLog) settle(rows []queuedRow, err error) {
 	if err == nil {
 		l.stored = l.taken
 		l.storedResults = l.takenResults
-		for i := range rows {
+		for i, share := 0, (chan struct{})(nil); i < len(rows); i++ {
+			if i == 0 || rows[i].Registration != rows[i-1].Registration {
+				share = l.shares[rows[i].Registration]
+			}
 			<-l.room
-			<-l.shares[rows[i].Registration]
+			<-share
 		}
 	}
 	close(l.moved)
