@@ -17,8 +17,11 @@ const (
 	maxBatch         = 256 // rows, and as many results, in a transaction
 
 	// gatherTime is how long rows wait for company after a transaction, where
-	// nobody waits for them: under load it makes one transaction of dozens.
-	gatherTime = 5 * time.Millisecond
+	// nobody waits for them and there are less than maxBatch. Under load it makes one
+	// transaction of hundreds, and most actions have ended by then and need no second
+	// row. Who kills the gateway loses no row that somebody waited for, of others
+	// those of this long.
+	gatherTime = 20 * time.Millisecond
 
 	minRetry = 100 * time.Millisecond // after a transaction failed, doubling up to
 	maxRetry = 2 * time.Second

@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"fmt"
+	"hash/maphash"
 	"strings"
 	"unicode"
 
@@ -68,19 +69,55 @@ func (s *session) denies(reason string) *proxy.Refusal {
 // summarize is a statement in the action log: without literals, unless the
 // endpoint's policy has them.
 func (s *session) summarize(sql []byte) string {
-	summary := ""
+	if summary, ok := s.summaries.find(sql); ok {
+		return summary
+	}
+	text, summary := string(sql), ""
 	if s.endpoint.Postgres.LogLiterals {
 		summary = strings.Map(func(r rune) rune {
 			if unicode.IsSpace(r) {
 				return ' '
 			}
 			return r
-		}, string(sql[:min(len(sql), maxSummary)]))
+		}, text[:min(len(text), maxSummary)])
 	} else {
-		summary = statement.Normalise(string(sql))
+		summary = statement.Normalise(text)
 	}
 	if summary == "" {
-		return "(empty statement)"
+		summary = "(empty statement)"
 	}
+	s.summaries.keep(text, summary)
 	return summary
+}
+
+// Bounds of the statements whose summaries a session remembers: most come again.
+const (
+	maxSummaries  = 16
+	maxSummarized = 2 << 10 // bytes of one
+)
+
+// summaries remembers some statements of a session and what they are in the log.
+type summaries struct {
+	seed maphash.Seed // zero: nothing is kept yet
+	kept [maxSummaries]struct{ text, summary string }
+}
+
+func (s *summaries) find(sql []byte) (summary string, ok bool) {
+	if s.seed == (maphash.Seed{}) || len(sql) > maxSummarized {
+		return "", false
+	}
+	k := &s.kept[maphash.Bytes(s.seed, sql)%maxSummaries]
+	return k.summary, k.summary != "" && k.text == string(sql)
+}
+
+// keep takes the place of another statement.
+func (s *summaries) keep(text, summary string) {
+	if len(text) > maxSummarized {
+		return
+	}
+	if s.seed == (maphash.Seed{}) {
+		s.seed = maphash.MakeSeed()
+	}
+	k := &s.kept[maphash.String(s.seed, text)%maxSummaries]
+	k.text, k.summary = text, summary
 }

@@ -34,7 +34,10 @@ type session struct {
 	idle       atomic.Bool // the last the upstream said is that it is ready, outside a transaction
 	left       atomic.Bool // the agent has gone by itself
 
-	names names // of the agent's goroutine
+	names     names     // of the agent's goroutine
+	summaries summaries // likewise
+
+	choose func([]*policy.Credential) *policy.Credential // same, bound once
 
 	mu  sync.Mutex
 	why *fatal // why the gateway ends the session; guarded by mu
@@ -45,6 +48,7 @@ func newSession(c *conversation, up *upstream, grant *proxy.Grant) *session {
 	var random [16]byte
 	_, _ = rand.Read(random[:]) // never fails
 	s.mark = "clawpatrol_denied_" + hex.EncodeToString(random[:])
+	s.choose = s.same
 	s.pending.init()
 	s.idle.Store(up.status == 'I')
 	return s
@@ -139,7 +143,8 @@ func (s *session) same(of []*policy.Credential) *policy.Credential {
 
 // covers reports whether a grant is for what the session logged in with.
 func (s *session) covers(g *proxy.Grant) bool {
-	return g.Credential.Ref() == s.credential.Ref() && g.Credential.Fingerprint == s.credential.Fingerprint && g.Version == s.version
+	same := g.Credential == s.credential || g.Credential.Ref() == s.credential.Ref() && g.Credential.Fingerprint == s.credential.Fingerprint
+	return same && g.Version == s.version
 }
 
 // readable reports whether statements mean to the server what they mean to a
@@ -179,7 +184,7 @@ func (s *session) readOnlyUpstream() bool {
 
 // authorize asks the Gate for one statement.
 func (s *session) authorize(summary string) (*proxy.Grant, *proxy.Refusal) {
-	grant, err := s.flow.Authorize(s.ctx, proxy.Action{Summary: summary, Choose: s.same})
+	grant, err := s.flow.Authorize(s.ctx, proxy.Action{Summary: summary, Choose: s.choose})
 	if err != nil {
 		var r *proxy.Refusal
 		if errors.As(err, &r) {

@@ -33,6 +33,7 @@ func Normalise(sql string) string {
 	}
 
 	var b strings.Builder
+	b.Grow(min(len(sql)+len(" "+cut), maxNormalised)) // no token becomes longer
 	spaced := false
 	for l := (lexer{rest: sql}); ; {
 		t, more := l.next()
@@ -77,6 +78,10 @@ func Normalise(sql string) string {
 // than white space. A control character in a quoted name ends what is kept.
 func cleanLength(s string) int {
 	for n := 0; n < len(s); {
+		if ' ' <= s[n] && s[n] < 0x7f { // as nearly all are
+			n++
+			continue
+		}
 		r, size := utf8.DecodeRuneInString(s[n:])
 		switch {
 		case r == utf8.RuneError && size <= 1:
