@@ -39,6 +39,8 @@ type Config struct {
 	Invites    *invites.Office  // nil: this gateway makes none
 	Recordings *recording.Store // of SSH sessions; nil: there are none
 
+	System func() System // nil: nothing is known of the gateway itself
+
 	Now func() time.Time // nil: time.Now
 	Log *slog.Logger     // nil: nothing is logged
 
@@ -77,6 +79,9 @@ func newDashboard(cfg Config) (*dashboard, error) {
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
+	}
+	if cfg.System == nil {
+		cfg.System = func() System { return System{} }
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)

@@ -49,7 +49,7 @@ func parsePages() (pageSet, error) {
 			continue
 		}
 		t, err := template.New("layout").Funcs(template.FuncMap{
-			"utc": utc, "at": at, "rfc3339": rfc3339, "size": size, "bytes": bytesText, "plural": plural, "seconds": seconds,
+			"utc": utc, "at": at, "rfc3339": rfc3339, "size": size, "bytes": bytesText, "plural": plural, "plural64": func(n int64, unit string) string { return plural(int(n), unit) }, "seconds": seconds,
 		}).ParseFS(pageFiles, "pages/layout.html", file)
 		if err != nil {
 			return nil, fmt.Errorf("parsing %s: %w", file, err)

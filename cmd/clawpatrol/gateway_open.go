@@ -43,10 +43,11 @@ const tunnelMTU = 1420
 // gateway is the assembled process: everything open and bound, nothing served
 // yet.
 type gateway struct {
-	file   string
-	stdout io.Writer // for the operator who started it
-	log    *slog.Logger
-	policy atomic.Pointer[policy.Policy]
+	file    string
+	stdout  io.Writer // for the operator who started it
+	log     *slog.Logger
+	started time.Time
+	policy  atomic.Pointer[policy.Policy]
 
 	replaced chan struct{} // the policy file was; holds one
 	own      []netip.Addr  // what public_url last resolved to; owned by openGateway, then by followPolicy
@@ -81,7 +82,7 @@ type boundServer struct {
 // openGateway opens and binds everything that file asks for, in order, and
 // undoes what it did when a step fails.
 func openGateway(ctx context.Context, file string, stdout io.Writer, log *slog.Logger) (_ *gateway, err error) {
-	g := &gateway{file: file, stdout: stdout, log: log, replaced: make(chan struct{}, 1)}
+	g := &gateway{file: file, stdout: stdout, log: log, started: time.Now(), replaced: make(chan struct{}, 1)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, g.close())
@@ -285,6 +286,7 @@ func (g *gateway) openDashboard(ctx context.Context, pol *policy.Policy) (boundS
 		Policy:     g.policy.Load,
 		Invites:    g.invites,
 		Recordings: g.recordings,
+		System:     g.system,
 		Listen:     addr,
 		TLS:        certificate != nil,
 		Log:        g.log,
