@@ -47,10 +47,13 @@ func (p place) associated() []byte {
 
 // sealer seals and opens values with XChaCha20-Poly1305, whose 192-bit nonces
 // may be drawn at random (draft-irtf-cfrg-xchacha-03, section 2).
-type sealer struct{ aead cipher.AEAD }
+type sealer struct {
+	aead   cipher.AEAD
+	prints printer
+}
 
-// newSealer derives the sealing key from the master key, which serves no other
-// purpose directly.
+// newSealer derives its keys from the master key, which serves no other purpose
+// directly.
 func newSealer(master secret.Secret) (sealer, error) {
 	if len(master.Reveal()) != masterKeySize {
 		return sealer{}, fmt.Errorf("a master key has %d bytes", masterKeySize)
@@ -60,7 +63,11 @@ func newSealer(master secret.Secret) (sealer, error) {
 		return sealer{}, err
 	}
 	aead, err := chacha20poly1305.NewX(key)
-	return sealer{aead}, err
+	if err != nil {
+		return sealer{}, err
+	}
+	prints, err := newPrinter(master)
+	return sealer{aead, prints}, err
 }
 
 // seal returns nonce and ciphertext of value for p.

@@ -7,70 +7,130 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
+	"time"
 
 	"github.com/clawpatrol/clawpatrol/secret"
 )
 
+// maxSecrets bounds how many named secrets there are.
+const maxSecrets = 256
+
 // namedSecrets is an immutable map of what SetSecret stored, unsealed.
-type namedSecrets struct{ byName map[string]secret.Secret }
+type namedSecrets struct{ byName map[string]namedSecret }
+
+type namedSecret struct {
+	value secret.Secret // zero: what is stored does not open
+	setAt time.Time
+}
 
 func namedPlace(name string) place { return place{kindNamed, name, "value"} }
 
-// SetSecret seals a named secret, read by {{secret:NAME}}.
+// SetSecret seals a named secret, read by {{secret:NAME}}. There are at most 256.
 func (db *DB) SetSecret(ctx context.Context, name string, value secret.Secret) error {
-	err := func() error {
-		if !validKey(name) {
-			return fmt.Errorf("%w: the name", ErrInvalid)
-		}
-		if err := checkSecret(value); err != nil {
-			return err
-		}
-		end, err := db.begin(ctx)
-		if err != nil {
-			return err
-		}
-		defer end()
-		if err := db.commit(ctx, func(ctx context.Context, tx *sql.Tx) error {
-			_, err := tx.ExecContext(ctx, `INSERT INTO named_secrets (name, sealed, set_at) VALUES (?, ?, ?)
-				ON CONFLICT (name) DO UPDATE SET sealed = excluded.sealed, set_at = excluded.set_at`,
-				name, db.seal.seal(namedPlace(name), value.Reveal()), micros(db.clock()))
-			return err
-		}); err != nil {
-			return err
-		}
-		next := maps.Clone(db.named.Load().byName)
-		next[name] = secret.New(value.Reveal())
-		db.named.Store(&namedSecrets{next})
-		return nil
-	}()
-	if err != nil {
+	if err := db.setSecret(ctx, name, value); err != nil {
 		return fmt.Errorf("storing secret %q: %w", name, err)
 	}
 	return nil
 }
 
+func (db *DB) setSecret(ctx context.Context, name string, value secret.Secret) error {
+	if !validKey(name) {
+		return fmt.Errorf("%w: the name", ErrInvalid)
+	}
+	if err := checkSecret(value); err != nil {
+		return err
+	}
+	end, err := db.begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer end()
+	now := db.clock()
+	next := maps.Clone(db.named.Load().byName)
+	if _, there := next[name]; !there && len(next) >= maxSecrets {
+		return fmt.Errorf("%w: there are %d named secrets already", ErrInvalid, maxSecrets)
+	}
+	next[name] = namedSecret{secret.New(value.Reveal()), now}
+	if err := db.commit(ctx, func(ctx context.Context, tx *sql.Tx) error {
+		_, err := tx.ExecContext(ctx, `INSERT INTO named_secrets (name, sealed, set_at) VALUES (?, ?, ?)
+			ON CONFLICT (name) DO UPDATE SET sealed = excluded.sealed, set_at = excluded.set_at`,
+			name, db.seal.seal(namedPlace(name), value.Reveal()), micros(now))
+		return err
+	}); err != nil {
+		return err
+	}
+	db.named.Store(&namedSecrets{next})
+	return nil
+}
+
+// ClearSecret removes a named secret. Clearing what is not there changes nothing.
+func (db *DB) ClearSecret(ctx context.Context, name string) error {
+	if err := db.clearSecret(ctx, name); err != nil {
+		return fmt.Errorf("clearing secret %q: %w", name, err)
+	}
+	return nil
+}
+
+func (db *DB) clearSecret(ctx context.Context, name string) error {
+	end, err := db.begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer end()
+	next := maps.Clone(db.named.Load().byName)
+	if _, there := next[name]; !there {
+		return nil
+	}
+	if err := db.commit(ctx, func(ctx context.Context, tx *sql.Tx) error {
+		_, err := tx.ExecContext(ctx, "DELETE FROM named_secrets WHERE name = ?", name)
+		return err
+	}); err != nil {
+		return err
+	}
+	delete(next, name)
+	db.named.Store(&namedSecrets{next})
+	return nil
+}
+
 // NamedSecret returns what SetSecret stored, or a zero Secret.
-func (db *DB) NamedSecret(name string) secret.Secret { return db.named.Load().byName[name] }
+func (db *DB) NamedSecret(name string) secret.Secret { return db.named.Load().byName[name].value }
+
+// SecretStatus says what is stored for a named secret: never its value.
+type SecretStatus struct {
+	Name  string
+	SetAt time.Time
+}
+
+// Secrets lists the named secrets by name, those that do not open included.
+func (db *DB) Secrets() []SecretStatus {
+	byName := db.named.Load().byName
+	list := make([]SecretStatus, 0, len(byName))
+	for _, name := range slices.Sorted(maps.Keys(byName)) {
+		list = append(list, SecretStatus{name, byName[name].setAt})
+	}
+	return list
+}
 
 func (db *DB) loadNamed(ctx context.Context) error {
-	rows, err := db.write.QueryContext(ctx, "SELECT name, sealed FROM named_secrets")
+	rows, err := db.write.QueryContext(ctx, "SELECT name, sealed, set_at FROM named_secrets")
 	if err != nil {
 		return err
 	}
 	defer rows.Close()
-	byName := make(map[string]secret.Secret)
+	byName := make(map[string]namedSecret)
 	for rows.Next() {
 		var name string
 		var sealed []byte
-		if err := rows.Scan(&name, &sealed); err != nil {
+		var setAt int64
+		if err := rows.Scan(&name, &sealed, &setAt); err != nil {
 			return err
 		}
 		value, err := db.seal.open(namedPlace(name), sealed)
-		if err != nil {
+		if err != nil { // its value is absent: what reads it says so
 			db.log.Error("registry: a stored secret does not open; set it again", "secret", name)
-			continue // absent: what reads it says so
 		}
-		byName[name] = value
+		byName[name] = namedSecret{value, fromMicros(setAt)}
 	}
 	db.named.Store(&namedSecrets{byName})
 	return rows.Err()
