@@ -137,6 +137,7 @@ func (g *Grant) Finish(r registry.ActionResult) {
 		r.Duration = time.Since(g.started)
 	}
 	g.gate.db.Finish(g.row, r)
+	g.live.moved.Add(r.BytesIn + r.BytesOut)
 	g.live.actionEnded(g)
 }
 

@@ -129,13 +129,15 @@ func (l *live) place() place {
 // live is one running flow: what it was decided to be, and how to end it.
 type live struct {
 	id       registry.ID
-	protocol string           // for the log
-	endpoint *policy.Endpoint // of handlers; nil otherwise
+	protocol string           // for the log; what a peek changes, mu guards for who lists flows
+	endpoint *policy.Endpoint // of handlers, as protocol; nil otherwise
 	draining <-chan struct{}
 	ctx      context.Context
 	cancel   context.CancelCauseFunc
-	moved    atomic.Int64 // bytes spliced, both ways
+	moved    atomic.Int64 // bytes spliced, or of actions that have finished; both ways
+	carried  func() int64 // of UDP: bytes relayed, both ways; else nil
 	virtual  netip.Addr   // that the agent goes to; zero where it is another address
+	began    time.Time
 
 	mu       sync.Mutex // guards the rest
 	target   target
@@ -285,6 +287,13 @@ func (p *Proxy) begin(l *live, t target, d decision) bool {
 		return false
 	}
 	return true
+}
+
+// served says who speaks for a flow in the table, once a peek has told.
+func (l *live) served(e *policy.Endpoint) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.protocol, l.endpoint = e.Type, e
 }
 
 // become changes what a flow in the table is, once a peek has told.

@@ -87,7 +87,8 @@ func (p *Proxy) routeDNS(a *attempt) func(net.Conn) {
 		defer hangUp(conn)
 		l := p.newLive(a.view.registration.ID, a.dst.Addr())
 		defer p.leave(l)
-		if !l.hold(conn) || !p.begin(l, target{kind: kindDNS}, decision{kind: kindDNS}) {
+		l.protocol = "dns"
+		if !l.hold(conn) || !p.begin(l, target{kind: kindDNS, host: a.dst.Addr().String(), port: portDNS}, decision{kind: kindDNS}) {
 			abort(conn)
 			return
 		}

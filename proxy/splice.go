@@ -67,6 +67,7 @@ func (h halves) relay(dst, src net.Conn, head []byte, ended error) (n int64, err
 	if len(head) > 0 {
 		m, werr := dst.Write(head)
 		n, err = int64(m), werr
+		h.moved.Add(n)
 	}
 	if err == nil {
 		err = ended

@@ -192,7 +192,7 @@ func (p *Proxy) routePeek(ctx context.Context, a *attempt, t target, dial func()
 		defer p.leave(l)
 		l.protocol = "tcp"
 		held := l.hold(conn) && (upstream == nil || l.hold(upstream))
-		if !held || !p.begin(l, target{kind: kindPeek}, decision{kind: kindPeek}) {
+		if !held || !p.begin(l, target{kind: kindPeek, host: t.host, port: t.port}, decision{kind: kindPeek}) {
 			abort(conn)
 			return
 		}
@@ -211,7 +211,7 @@ func (p *Proxy) peekThenServe(a *attempt, l *live, t target, conn, upstream net.
 			if upstream != nil {
 				abort(upstream) // unused
 			}
-			l.protocol, l.endpoint = m.Endpoint.Type, m.Endpoint
+			l.served(m.Endpoint)
 			if !p.become(l, handlerTarget(m), handlerDecision(a.view, m)) {
 				abort(conn)
 				return
@@ -288,7 +288,7 @@ func (p *Proxy) carry(l *live, summary string, h halves) {
 // newLive starts the bookkeeping of an accepted flow to dst.
 func (p *Proxy) newLive(id registry.ID, dst netip.Addr) *live {
 	ctx, cancel := context.WithCancelCause(p.ctx)
-	l := &live{id: id, draining: p.draining, ctx: ctx, cancel: cancel}
+	l := &live{id: id, draining: p.draining, ctx: ctx, cancel: cancel, began: time.Now()}
 	if p.db.IsVirtual(dst) {
 		l.virtual = dst
 	}

@@ -112,6 +112,7 @@ func (p *Proxy) newUDP(v *view, key udpKey, payload []byte) wireguard.Dispositio
 	}
 	f := &udpFlow{key: key, view: v, live: p.newLive(v.registration.ID, key.dst.Addr())}
 	f.live.protocol = "udp"
+	f.live.carried = func() int64 { return f.in.Load() + f.out.Load() }
 	if virtual {
 		f.host = host
 	}
