@@ -220,8 +220,8 @@ func TestActionLog_RefusesAfterTheWait(t *testing.T) {
 	if err := <-got; !errors.Is(err, ErrLogFailed) {
 		t.Errorf("got %v", err)
 	}
-	if len(l.room) != maxQueuedRows-1 {
-		t.Errorf("%d places are taken", len(l.room))
+	if len(l.room) != maxQueuedRows-1 || len(l.shares[""]) != 0 {
+		t.Errorf("%d places are taken, and %d of the registration's", len(l.room), len(l.shares[""]))
 	}
 }
 
