@@ -75,7 +75,7 @@ func (g *Gate) match(st *state, l *live, at place) (*view, policy.Match, *Refusa
 	switch {
 	case !ok || m.Endpoint == nil:
 		return v, policy.Match{}, &Refusal{Code: CodeNotInScope, Reason: "this registration has no credential for this destination"}
-	case m.Endpoint.Ref() != at.endpoint.Ref() || m.Endpoint.Fingerprint != at.endpoint.Fingerprint:
+	case m.Endpoint != at.endpoint && (m.Endpoint.Ref() != at.endpoint.Ref() || m.Endpoint.Fingerprint != at.endpoint.Fingerprint):
 		return v, m, &Refusal{Code: CodePolicyChanged, Reason: "the policy for this destination has changed: connect again"}
 	case m.MissingProfile != "":
 		return v, m, &Refusal{Code: CodeProfileMissing, Reason: fmt.Sprintf("the assigned profile %q no longer exists", m.MissingProfile)}
@@ -222,10 +222,23 @@ func (g *Gate) deny(ctx context.Context, row registry.Action, r *Refusal) {
 // characters, at most summaryLimit bytes.
 func cleanSummary(s string) string {
 	s = s[:min(len(s), summaryLimit)] // a rune that this splits is dropped below
+	if plain(s) {
+		return s
+	}
 	return strings.Map(func(r rune) rune {
 		if r == utf8.RuneError || unicode.IsControl(r) || unicode.Is(unicode.Cf, r) || r == '\u2028' || r == '\u2029' {
 			return -1
 		}
 		return r
 	}, s)
+}
+
+// plain reports whether s is printable ASCII, as nearly all is.
+func plain(s string) bool {
+	for i := range len(s) {
+		if s[i] < ' ' || s[i] > '~' {
+			return false
+		}
+	}
+	return true
 }
