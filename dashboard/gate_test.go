@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/clawpatrol/clawpatrol/dashboard"
+	"github.com/clawpatrol/clawpatrol/registry"
 )
 
 // placeholders fills a pattern's wildcards with what exists.
@@ -58,7 +59,7 @@ func TestI13_NothingAnswersWithoutACredential(t *testing.T) {
 	}
 
 	expired := base64.RawURLEncoding.EncodeToString(make([]byte, 32))
-	if err := g.db.NewSession(t.Context(), sha256.Sum256(make([]byte, 32)), g.clock.Now().Add(time.Second)); err != nil {
+	if err := g.db.NewSession(t.Context(), sha256.Sum256(make([]byte, 32)), registry.Session{Expires: g.clock.Now().Add(time.Second)}); err != nil {
 		t.Fatal(err)
 	}
 	g.clock.pass(2 * time.Second)

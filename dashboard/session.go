@@ -55,15 +55,26 @@ func (d *dashboard) authenticate(r *http.Request) error {
 
 // sessionOf returns the hash of the session whose cookie r carries.
 func (d *dashboard) sessionOf(r *http.Request) (hash [32]byte, ok bool) {
-	for i, c := range r.CookiesNamed(cookieName) {
-		if i == maxCookies {
-			break
-		}
-		if hash, ok := tokenHash(c.Value); ok && d.Registry.SessionValid(hash) {
+	for _, hash := range tokenHashes(r) {
+		if d.Registry.SessionValid(hash) {
 			return hash, true
 		}
 	}
 	return hash, false
+}
+
+// tokenHashes are those of r's cookies that could be a session's.
+func tokenHashes(r *http.Request) [][32]byte {
+	var hashes [][32]byte
+	for i, c := range r.CookiesNamed(cookieName) {
+		if i == maxCookies {
+			break
+		}
+		if hash, ok := tokenHash(c.Value); ok {
+			hashes = append(hashes, hash)
+		}
+	}
+	return hashes
 }
 
 // tokenHash returns what the registry knows a session token by. Only hashes are
@@ -76,16 +87,23 @@ func tokenHash(token string) (hash [32]byte, ok bool) {
 	return sha256.Sum256(raw), true
 }
 
-// openSession starts a session and sets its cookie.
-func (d *dashboard) openSession(ctx context.Context, w http.ResponseWriter) error {
-	raw := make([]byte, sessionBytes)
-	rand.Read(raw)
-	expires := d.Now().Add(sessionLife)
-	if err := d.Registry.NewSession(ctx, sha256.Sum256(raw), expires); err != nil {
+// openSession starts a session and sets its cookie. Sessions whose cookies came
+// with r end: nobody who planted one is logged in by the log-in (I14).
+func (d *dashboard) openSession(ctx context.Context, w http.ResponseWriter, r *http.Request) error {
+	token, hash, s := d.newSession(r)
+	if err := d.Registry.NewSession(ctx, hash, s, tokenHashes(r)...); err != nil {
 		return fmt.Errorf("opening a session: %w", err)
 	}
-	http.SetCookie(w, d.cookie(base64.RawURLEncoding.EncodeToString(raw), int(sessionLife.Seconds())))
+	http.SetCookie(w, d.cookie(token, int(sessionLife.Seconds())))
 	return nil
+}
+
+// newSession makes a session for who sent r, which is stored nowhere yet.
+func (d *dashboard) newSession(r *http.Request) (token string, hash [32]byte, s registry.Session) {
+	raw := make([]byte, sessionBytes)
+	rand.Read(raw)
+	return base64.RawURLEncoding.EncodeToString(raw), sha256.Sum256(raw),
+		registry.Session{Expires: d.Now().Add(sessionLife), Source: source(r), Browser: r.UserAgent()}
 }
 
 func (d *dashboard) cookie(value string, maxAge int) *http.Cookie {
@@ -111,7 +129,7 @@ func (d *dashboard) logIn(w http.ResponseWriter, r *http.Request, password strin
 		}
 		return err
 	}
-	if err := d.openSession(r.Context(), w); err != nil {
+	if err := d.openSession(r.Context(), w, r); err != nil {
 		return err
 	}
 	d.Log.Info("dashboard: logged in", "source", source(r))
@@ -145,7 +163,7 @@ func (d *dashboard) setUp(w http.ResponseWriter, r *http.Request, password, code
 	}
 	d.passwords.attempts.succeeded(try)
 	d.Log.Info("dashboard: root password set", "source", from)
-	return d.openSession(ctx, w)
+	return d.openSession(ctx, w, r)
 }
 
 // checkCode compares the one-time code that a reset asks for.
@@ -167,14 +185,7 @@ func (d *dashboard) checkCode(ctx context.Context, from netip.Addr, code string)
 
 // logOut ends the sessions of r's cookies and clears the cookie.
 func (d *dashboard) logOut(w http.ResponseWriter, r *http.Request) error {
-	for i, c := range r.CookiesNamed(cookieName) {
-		if i == maxCookies {
-			break
-		}
-		hash, ok := tokenHash(c.Value)
-		if !ok {
-			continue
-		}
+	for _, hash := range tokenHashes(r) {
 		if err := d.Registry.EndSession(r.Context(), hash); err != nil {
 			return fmt.Errorf("ending a session: %w", err)
 		}

@@ -98,7 +98,7 @@ func TestSessions(t *testing.T) {
 	}
 	begin := func(n int) {
 		t.Helper()
-		if err := db.NewSession(t.Context(), token(n), c.Now().Add(time.Hour)); err != nil {
+		if err := db.NewSession(t.Context(), token(n), registry.Session{Expires: c.Now().Add(time.Hour)}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -160,16 +160,16 @@ func TestSessions(t *testing.T) {
 func TestSessions_ExpiredOnesDoNotCountAgainstTheLimit(t *testing.T) {
 	c := newClock()
 	db := openIn(t, stateDir(t), c)
-	if err := db.NewSession(t.Context(), token(0), c.Now().Add(24*time.Hour)); err != nil {
+	if err := db.NewSession(t.Context(), token(0), registry.Session{Expires: c.Now().Add(24 * time.Hour)}); err != nil {
 		t.Fatal(err)
 	}
 	for n := 1; n < 64; n++ {
-		if err := db.NewSession(t.Context(), token(n), c.Now().Add(time.Minute)); err != nil {
+		if err := db.NewSession(t.Context(), token(n), registry.Session{Expires: c.Now().Add(time.Minute)}); err != nil {
 			t.Fatal(err)
 		}
 	}
 	c.pass(time.Minute)
-	if err := db.NewSession(t.Context(), token(64), c.Now().Add(time.Hour)); err != nil {
+	if err := db.NewSession(t.Context(), token(64), registry.Session{Expires: c.Now().Add(time.Hour)}); err != nil {
 		t.Fatal(err)
 	}
 	if !db.SessionValid(token(0)) {

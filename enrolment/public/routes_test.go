@@ -15,12 +15,13 @@ import (
 	"github.com/clawpatrol/clawpatrol/enrolment"
 	"github.com/clawpatrol/clawpatrol/enrolment/public"
 	"github.com/clawpatrol/clawpatrol/policy"
+	"github.com/clawpatrol/clawpatrol/registry"
 )
 
 func TestPublic_ServesItsListAndNothingElse(t *testing.T) {
 	g := newGateway(t)
 	// Credentials that open the dashboard open nothing here.
-	if err := g.db.NewSession(t.Context(), sha256.Sum256(make([]byte, 32)), g.clock.Now().Add(time.Hour)); err != nil {
+	if err := g.db.NewSession(t.Context(), sha256.Sum256(make([]byte, 32)), registry.Session{Expires: g.clock.Now().Add(time.Hour)}); err != nil {
 		t.Fatal(err)
 	}
 	credentials := http.Header{
