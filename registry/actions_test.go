@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -122,9 +123,72 @@ func TestActions_Filter(t *testing.T) {
 			}
 		}
 	}
-	for _, f := range []registry.ActionFilter{{Limit: -1}, {Limit: 501}, {Before: -1}, {After: -1}} {
+	for _, f := range []registry.ActionFilter{{Limit: -1}, {Limit: 501}, {Before: -1}, {After: -1}, {Text: strings.Repeat("x", 65)}} {
 		if _, err := db.Actions(t.Context(), f); !errors.Is(err, registry.ErrInvalid) {
 			t.Errorf("%+v: %v", f, err)
+		}
+	}
+}
+
+func TestActions_FilterByRuleCredentialTextAndTime(t *testing.T) {
+	c := newClock()
+	db := openIn(t, stateDir(t), c)
+	start := c.Now()
+	var last int64
+	for _, row := range []registry.Action{
+		{Verdict: "deny", Rule: "no-writes", Credential: "bearer.github", Summary: `DELETE /100%_\done`, Reason: "Read Only"},
+		{Verdict: "allow", Rule: "no-writes", Credential: "bearer.gitlab", Summary: "GET /100 done"},
+		{Verdict: "allow", Credential: "bearer.github", Summary: "GET /größe"},
+		{Verdict: "allow", Credential: "bearer.github", Summary: "GET /running"},
+	} {
+		last = appendRow(t, db, row)
+		if row.Summary != "GET /running" {
+			db.Finish(last, registry.ActionResult{Status: fmt.Sprintf("502 Dns%d", last)})
+		}
+		c.pass(time.Minute)
+	}
+	flush(t, db)
+	for name, test := range map[string]struct {
+		f    registry.ActionFilter
+		want []int64
+	}{
+		"rule":                    {registry.ActionFilter{Rule: "no-writes"}, []int64{2, 1}},
+		"rule and credential":     {registry.ActionFilter{Rule: "no-writes", Credential: "bearer.github"}, []int64{1}},
+		"denied by rule":          {registry.ActionFilter{Rule: "no-writes", Verdict: "deny"}, []int64{1}},
+		"credential":              {registry.ActionFilter{Credential: "bearer.github"}, []int64{4, 3, 1}},
+		"part of a credential":    {registry.ActionFilter{Credential: "bearer"}, nil},
+		"text of summary":         {registry.ActionFilter{Text: "get /"}, []int64{4, 3, 2}},
+		"text of reason":          {registry.ActionFilter{Text: "read only"}, []int64{1}},
+		"text of status":          {registry.ActionFilter{Text: "dns2"}, []int64{2}},
+		"signs are no wildcards":  {registry.ActionFilter{Text: "0%_"}, []int64{1}},
+		"nor is an underscore":    {registry.ActionFilter{Text: "_"}, []int64{1}},
+		"nor a backslash":         {registry.ActionFilter{Text: `\`}, []int64{1}},
+		"beyond ASCII":            {registry.ActionFilter{Text: "größe"}, []int64{3}},
+		"until is exclusive":      {registry.ActionFilter{Until: start.Add(2 * time.Minute)}, []int64{2, 1}},
+		"since is inclusive":      {registry.ActionFilter{Since: start.Add(2 * time.Minute)}, []int64{4, 3}},
+		"between":                 {registry.ActionFilter{Since: start.Add(time.Minute), Until: start.Add(3 * time.Minute)}, []int64{3, 2}},
+		"between, with the other": {registry.ActionFilter{Since: start.Add(3 * time.Minute), Until: start}, nil},
+	} {
+		var got []int64
+		for _, a := range actions(t, db, test.f) {
+			got = append(got, a.ID)
+		}
+		if !slices.Equal(got, test.want) {
+			t.Errorf("%s: %v, want %v", name, got, test.want)
+		}
+	}
+	// The result of one that had been written while it ran is found as well.
+	db.Finish(last, registry.ActionResult{Status: "late"})
+	flush(t, db)
+	if list := actions(t, db, registry.ActionFilter{Text: "LATE"}); len(list) != 1 || list[0].ID != last {
+		t.Errorf("a late result: %+v", list)
+	}
+	if a, err := db.Action(t.Context(), last); err != nil || a.Summary != "GET /running" || a.Result == nil || a.Result.Status != "late" {
+		t.Errorf("%+v, %v", a, err)
+	}
+	for _, id := range []int64{0, -1, last + 1} {
+		if _, err := db.Action(t.Context(), id); !errors.Is(err, registry.ErrNoAction) {
+			t.Errorf("action %d: %v", id, err)
 		}
 	}
 }
@@ -140,6 +204,10 @@ func TestActions_SinceGoesByTheTimeOfEachRow(t *testing.T) {
 	list := actions(t, db, registry.ActionFilter{Since: c.Now().Add(time.Minute)})
 	if len(list) != 2 || list[0].ID != 3 || list[1].ID != 1 {
 		t.Errorf("%+v", list)
+	}
+	list = actions(t, db, registry.ActionFilter{Until: c.Now().Add(time.Minute)})
+	if len(list) != 1 || list[0].ID != 2 {
+		t.Errorf("until: %+v", list)
 	}
 }
 
