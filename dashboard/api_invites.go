@@ -10,15 +10,20 @@ import (
 )
 
 func (d *dashboard) handleInvites() {
+	d.router.handle("GET /invites", d.invitesPage)
+	d.router.handle("POST /invites", d.makeInviteForm)
+	d.router.handle("POST /invites/{id}/void", d.voidInviteForm)
+
 	d.router.handle("GET /api/invites", d.listInvites)
 	d.router.handle("POST /api/invites", d.makeInviteAPI)
 	d.router.handle("DELETE /api/invites/{id}", d.voidInviteAPI)
 }
 
-var invitesDone = doneMessages{}
-
 // noInvites is the answer where a gateway was assembled without an Office.
 var noInvites = &failure{http.StatusNotFound, "not_found", "this gateway makes no invites", ""}
+
+// inviteAt is where an invite stands in lists.
+func inviteAt(i invites.Invite) position { return position{i.CreatedAt.UnixMicro(), i.ID} }
 
 func (d *dashboard) listInvites(w http.ResponseWriter, r *http.Request) {
 	if d.Invites == nil {
@@ -26,40 +31,63 @@ func (d *dashboard) listInvites(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	items, err := d.Invites.List(r.Context())
+	var next string
+	if err == nil {
+		items, next, err = pageOf(items, inviteAt, true, r.URL.Query(), maxListed)
+	}
 	if err != nil {
 		d.fail(w, r, err)
 		return
 	}
-	writeList(w, items, "")
+	writeList(w, items, next)
 }
 
-// makeInviteAPI answers with the token: no other route ever does.
+// makeInvite makes an invite, and is the only way to its token.
+func (d *dashboard) makeInvite(r *http.Request, req invites.Request) (*invites.Issued, error) {
+	if d.Invites == nil {
+		return nil, noInvites
+	}
+	made, err := d.Invites.Make(context.WithoutCancel(r.Context()), "dashboard "+source(r).String(), req)
+	if err != nil {
+		return nil, inviteFailure(err, http.StatusUnprocessableEntity)
+	}
+	return made, nil
+}
+
+// makeInviteAPI answers with the token, as the page's form does: no GET ever does.
 func (d *dashboard) makeInviteAPI(w http.ResponseWriter, r *http.Request) {
 	if d.Invites == nil {
 		d.fail(w, r, noInvites)
 		return
 	}
 	var req invites.Request
-	if err := readJSON(r, &req); err != nil {
-		d.fail(w, r, err)
-		return
+	err := readJSON(r, &req)
+	var made *invites.Issued
+	if err == nil {
+		made, err = d.makeInvite(r, req)
 	}
-	made, err := d.Invites.Make(context.WithoutCancel(r.Context()), "dashboard "+source(r).String(), req)
 	if err != nil {
-		d.fail(w, r, inviteFailure(err, http.StatusUnprocessableEntity))
+		d.fail(w, r, err)
 		return
 	}
 	writeJSON(w, http.StatusCreated, made)
 }
 
-func (d *dashboard) voidInviteAPI(w http.ResponseWriter, r *http.Request) {
+// voidInvite ends an invite.
+func (d *dashboard) voidInvite(r *http.Request) error {
 	if d.Invites == nil {
-		d.fail(w, r, noInvites)
-		return
+		return noInvites
 	}
 	err := d.Invites.Void(context.WithoutCancel(r.Context()), "dashboard "+source(r).String(), r.PathValue("id"))
 	if err != nil {
-		d.fail(w, r, inviteFailure(err, http.StatusNotFound))
+		return inviteFailure(err, http.StatusNotFound)
+	}
+	return nil
+}
+
+func (d *dashboard) voidInviteAPI(w http.ResponseWriter, r *http.Request) {
+	if err := d.voidInvite(r); err != nil {
+		d.fail(w, r, err)
 		return
 	}
 	done(w)

@@ -1,14 +1,32 @@
 package dashboard
 
-import "net/http"
+import (
+	"net/http"
 
-func (d *dashboard) listRegistrations(w http.ResponseWriter, _ *http.Request) {
-	ro := d.roster()
+	"github.com/clawpatrol/clawpatrol/registry"
+)
+
+func (d *dashboard) listRegistrations(w http.ResponseWriter, r *http.Request) {
+	ro, q := d.roster(), r.URL.Query()
+	regs, err := ro.inState(q.Get("state"))
+	var next string
+	if err == nil {
+		regs, next, err = pageOf(regs, positionOf, false, q, maxListed)
+	}
+	if err != nil {
+		d.fail(w, r, err)
+		return
+	}
 	items := []registrationView{}
-	for _, reg := range ro.snapshot.All() {
+	for _, reg := range regs {
 		items = append(items, ro.view(reg))
 	}
-	writeList(w, items, "")
+	writeList(w, items, next)
+}
+
+// positionOf is where a registration stands in lists.
+func positionOf(reg *registry.Registration) position {
+	return position{reg.CreatedAt.UnixMicro(), string(reg.ID)}
 }
 
 func (d *dashboard) getRegistration(w http.ResponseWriter, r *http.Request) {

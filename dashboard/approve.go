@@ -91,6 +91,10 @@ func (d *dashboard) approveForm(w http.ResponseWriter, r *http.Request) {
 	if err == nil {
 		err = d.approve(r, approvalForm(r))
 	}
+	if err == nil && r.PostForm.Get("from") == "list" { // where the next one may wait
+		seeOther(w, r, "/registrations?done=approved")
+		return
+	}
 	d.afterForm(w, r, "approved", err)
 }
 

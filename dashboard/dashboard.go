@@ -39,6 +39,8 @@ type Config struct {
 	Invites    *invites.Office  // nil: this gateway makes none
 	Recordings *recording.Store // of SSH sessions; nil: there are none
 
+	Flows func(registry.ID) []Flow // running now, newest first; nil: nobody tells them, and none are shown
+
 	System func() System // nil: nothing is known of the gateway itself
 
 	Now func() time.Time // nil: time.Now

@@ -13,7 +13,7 @@ import (
 	"github.com/clawpatrol/clawpatrol/registry"
 )
 
-//go:embed pages/*.html
+//go:embed pages/*.html pages/parts/*.html
 var pageFiles embed.FS
 
 // pageSet is every page's template, parsed once, by file name without ".html".
@@ -50,7 +50,7 @@ func parsePages() (pageSet, error) {
 		}
 		t, err := template.New("layout").Funcs(template.FuncMap{
 			"utc": utc, "at": at, "rfc3339": rfc3339, "size": size, "bytes": bytesText, "plural": plural, "plural64": func(n int64, unit string) string { return plural(int(n), unit) }, "seconds": seconds,
-		}).ParseFS(pageFiles, "pages/layout.html", file)
+		}).ParseFS(pageFiles, "pages/layout.html", "pages/parts/*.html", file)
 		if err != nil {
 			return nil, fmt.Errorf("parsing %s: %w", file, err)
 		}

@@ -3,6 +3,7 @@ package dashboard
 import (
 	"errors"
 	"net/http"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -22,6 +23,7 @@ func (d *dashboard) handleRegistrations() {
 
 	d.router.handle("GET /api/registrations", d.listRegistrations)
 	d.router.handle("GET /api/registrations/{id}", d.getRegistration)
+	d.router.handle("GET /api/registrations/{id}/flows", d.listFlows)
 	d.router.handle("POST /api/registrations/{id}/approve", d.approveAPI)
 	d.router.handle("PUT /api/registrations/{id}/profiles", d.profilesAPI)
 	d.router.handle("POST /api/registrations/{id}/block", d.blockAPI)
@@ -66,8 +68,8 @@ func addressRows(of, pin registry.Pin) []addressRow {
 }
 
 // elsewhere reports whether a blocked registration was seen outside its pin.
-func (r registrationRow) elsewhere() bool {
-	return slices.ContainsFunc(r.SeenAt, func(a addressRow) bool { return a.New })
+func elsewhere(reg *registry.Registration) bool {
+	return slices.ContainsFunc(reg.Seen.Addrs(), func(a netip.Addr) bool { return !reg.Pin.Has(a) })
 }
 
 func (ro roster) row(reg *registry.Registration, now time.Time) registrationRow {
@@ -88,59 +90,126 @@ func (ro roster) row(reg *registry.Registration, now time.Time) registrationRow 
 	return row
 }
 
+// Limits of the page of registrations: entries of each part.
+const (
+	rowsShown  = 50  // of a table, unless its URL has a limit
+	cardsShown = 100 // of what waits (the registry has no more) and of what is blocked
+)
+
 type registrationsBody struct {
+	// Front: not a later page, or the registrations in one state only, which are
+	// the table alone.
+	Front   bool
 	Blocked []registrationRow // seen outside their pin first, and then blocked last first
-	Waiting []registrationRow // pending, oldest first
-	Others  []registrationRow // newest first, revoked last
+	Hidden  int               // more that are blocked
+	Waiting []approveCard     // pending, oldest first: a new one moves no other
 	Removed removedBody
+	Invites bool // this gateway makes some
+
+	Title       string // of the table
+	Rows        []registrationRow
+	Here        string // URL of this page
+	Next, First string // URLs; empty: none
+
+	Revoked []registrationRow // the newest
+	Buried  int               // all that are revoked
+}
+
+// approveCard is a registration with the form that approves it.
+type approveCard struct {
+	registrationRow
+	Choices  []profileChoice
+	Repin    *repinChoice // nil: the pin can only be kept
+	Invited  []string     // profiles that its invite approves it with, once its tunnel is up
+	FromList bool         // the form is one of several on a page
+}
+
+func (d *dashboard) approveCard(ro roster, reg *registry.Registration, chosen []string) approveCard {
+	c := approveCard{registrationRow: ro.row(reg, d.Now()), Choices: d.profileChoices(reg, chosen), Repin: ro.repinChoice(reg)}
+	for _, p := range reg.Invited {
+		c.Invited = append(c.Invited, shown(p))
+	}
+	return c
 }
 
 func (d *dashboard) registrationsPage(w http.ResponseWriter, r *http.Request) {
-	ro, now := d.roster(), d.Now()
-	body := registrationsBody{Removed: d.removed()}
+	ro, q := d.roster(), r.URL.Query()
+	p := page{Title: "Registrations", Section: "registrations", Done: registrationsDone.of(r), Live: true}
+	state := q.Get("state")
+	body := registrationsBody{Front: state == "" && q.Get("cursor") == "", Invites: d.Invites != nil, Title: "Approved"}
+	if state == "" {
+		state = string(registry.Approved)
+	} else if slices.Contains(registrationStates, registry.State(state)) {
+		body.Title = strings.ToUpper(state[:1]) + state[1:]
+	}
+	rows := func(regs []*registry.Registration) (list []registrationRow) {
+		for _, reg := range regs {
+			list = append(list, ro.row(reg, d.Now()))
+		}
+		return list
+	}
+	regs, problem := ro.inState(state)
+	slices.Reverse(regs)
+	if problem == nil {
+		var next string
+		regs, next, problem = pageOf(regs, positionOf, true, q, rowsShown)
+		body.Rows = rows(regs)
+		body.Next, body.First = pageLinks("/registrations", q, next, "state")
+		body.Here = pageURL("/registrations", q, q.Get("cursor"), "state")
+	}
+	if body.Front && problem == nil {
+		d.fillFront(&body, ro, rows)
+	}
+	p.Body = body
+	d.render(w, d.showFailure(&p, problem), "registrations", p)
+}
+
+// fillFront adds what stands on the first page only.
+func (d *dashboard) fillFront(body *registrationsBody, ro roster, rows func([]*registry.Registration) []registrationRow) {
+	var blocked, revoked []*registry.Registration
 	for _, reg := range ro.snapshot.All() {
-		row := ro.row(reg, now)
 		switch reg.State {
 		case registry.Blocked:
-			body.Blocked = append(body.Blocked, row)
+			blocked = append(blocked, reg)
 		case registry.Pending:
-			body.Waiting = append(body.Waiting, row)
-		default:
-			body.Others = append(body.Others, row)
+			if len(body.Waiting) < cardsShown {
+				card := d.approveCard(ro, reg, nil)
+				card.FromList = true
+				body.Waiting = append(body.Waiting, card)
+			}
+		case registry.Revoked:
+			revoked = append(revoked, reg)
 		}
 	}
-	slices.SortStableFunc(body.Blocked, func(a, b registrationRow) int {
-		switch first, second := a.elsewhere(), b.elsewhere(); {
+	slices.SortStableFunc(blocked, func(a, b *registry.Registration) int {
+		switch first, second := elsewhere(a), elsewhere(b); {
 		case first && !second:
 			return -1
 		case second && !first:
 			return 1
 		}
-		return timeOf(b.BlockedAt).Compare(timeOf(a.BlockedAt))
+		return b.BlockedAt.Compare(a.BlockedAt)
 	})
-	slices.Reverse(body.Others)
-	slices.SortStableFunc(body.Others, func(a, b registrationRow) int { return stateOrder(a.State) - stateOrder(b.State) })
-	d.render(w, http.StatusOK, "registrations", page{Title: "Registrations", Section: "registrations", Done: registrationsDone.of(r), Body: body})
-}
-
-// stateOrder puts what is over last.
-func stateOrder(state string) int {
-	return slices.Index([]string{string(registry.Approved), string(registry.Revoked)}, state)
+	body.Hidden = max(0, len(blocked)-cardsShown)
+	body.Blocked = rows(blocked[:len(blocked)-body.Hidden])
+	slices.SortStableFunc(revoked, func(a, b *registry.Registration) int { return b.RevokedAt.Compare(a.RevokedAt) })
+	body.Buried = len(revoked)
+	body.Revoked = rows(revoked[:min(len(revoked), rowsShown)])
+	body.Removed = d.removed()
 }
 
 type registrationBody struct {
-	registrationRow
-	Choices []profileChoice
-	Repin   *repinChoice // nil: the pin can only be kept
-	Both    bool         // messages come from inside the pin and from outside it
-}
+	approveCard
+	Still     bool // it follows a form that failed: what was ticked must stay
+	Both      bool // messages come from inside the pin and from outside it
+	Held      []heldProfile
+	NoSecrets bool // which secrets are set could not be read
 
-// profileChoice is a profile's checkbox.
-type profileChoice struct {
-	Name        string
-	Credentials string
-	Ticked      bool
-	Missing     bool // assigned, but the policy in force does not have it
+	Flows     []flowRow
+	FlowsTold bool // false: nobody tells them
+	FlowsFull bool // there may be more
+	Actions   []lastAction
+	NoActions bool // the log could not be read
 }
 
 func (d *dashboard) registrationPage(w http.ResponseWriter, r *http.Request) {
@@ -152,51 +221,28 @@ func (d *dashboard) revokePage(w http.ResponseWriter, r *http.Request) {
 }
 
 // showRegistration renders a page about one registration, with what went wrong
-// if it follows a form.
+// if it follows a form. What was ticked in the form stays ticked.
 func (d *dashboard) showRegistration(w http.ResponseWriter, r *http.Request, name string, problem error) {
 	reg, err := d.registration(r)
 	if err != nil {
 		d.fail(w, r, err)
 		return
 	}
-	ro := d.roster()
-	row := ro.row(reg, d.Now())
+	body := registrationBody{approveCard: d.approveCard(d.roster(), reg, r.PostForm["profile"]), Both: inAndOut(reg), Still: problem != nil}
 	if errors.Is(problem, registry.ErrCodeRequired) { // which may just have come to be, or gone
-		row.CodeRequired, row.Code = true, ""
+		body.CodeRequired, body.Code = true, ""
+	}
+	if name == "registration" {
+		d.fillDoing(r.Context(), &body, reg)
 	}
 	p := page{
-		Title:   "Registration " + row.Name,
+		Title:   "Registration " + body.Name,
 		Section: "registrations",
 		Done:    registrationsDone.of(r),
-		Body:    registrationBody{row, d.profileChoices(reg), ro.repinChoice(reg), inAndOut(reg)},
+		Live:    name == "registration",
+		Body:    body,
 	}
 	d.render(w, d.showFailure(&p, problem), name, p)
-}
-
-// profileChoices lists the policy's profiles. A registration that has none yet
-// gets the defaults ticked; the operator still has to approve.
-func (d *dashboard) profileChoices(reg *registry.Registration) []profileChoice {
-	var out []profileChoice
-	known := make(map[string]bool)
-	for _, p := range d.Policy().Profiles {
-		c := profileChoice{Name: p.Name, Ticked: slices.Contains(reg.Profiles, p.Name)}
-		if len(reg.Profiles) == 0 {
-			c.Ticked = p.Default
-		}
-		var refs []string
-		for _, cr := range p.Credentials {
-			refs = append(refs, cr.Ref())
-		}
-		c.Credentials = strings.Join(refs, ", ")
-		known[p.Name] = true
-		out = append(out, c)
-	}
-	for _, name := range reg.Profiles {
-		if !known[name] {
-			out = append(out, profileChoice{Name: shown(name), Missing: true})
-		}
-	}
-	return out
 }
 
 // count returns how many registrations are in a state.
@@ -241,5 +287,26 @@ func (d *dashboard) blockForm(w http.ResponseWriter, r *http.Request) {
 }
 
 func (d *dashboard) revokeForm(w http.ResponseWriter, r *http.Request) {
-	d.afterForm(w, r, "revoked", d.revoke(r))
+	err := parseForm(r)
+	if err == nil {
+		err = d.confirmed(r)
+	}
+	if err == nil {
+		err = d.revoke(r)
+	}
+	d.afterForm(w, r, "revoked", err)
+}
+
+// confirmed checks that the operator has typed the registration's name as pages
+// show it: what cannot be undone takes more than a click on the wrong page.
+func (d *dashboard) confirmed(r *http.Request) error {
+	reg, err := d.registration(r)
+	if err != nil {
+		return err
+	}
+	words := func(s string) string { return strings.Join(strings.Fields(s), " ") } // a browser shows one space for several
+	if name := shown(reg.Name); words(r.PostForm.Get("confirm")) != words(name) {
+		return &failure{http.StatusUnprocessableEntity, "not_confirmed", "what was typed is not the registration's name", "type " + name + " to confirm"}
+	}
+	return nil
 }

@@ -68,7 +68,15 @@ func TestPages_RegistrationFromReviewToRevocation(t *testing.T) {
 	if s := g.get(reg.ID).State; s != registry.Blocked {
 		t.Fatalf("looking at the confirmation made it %s", s)
 	}
-	goesTo(t, g.post(at+"/revoke", url.Values{}), at+"?done=revoked")
+	for _, typed := range []string{"", "build-02", "Build-01", string(reg.ID)} {
+		if body := status(t, g.post(at+"/revoke", url.Values{"confirm": {typed}}), http.StatusUnprocessableEntity); !strings.Contains(body, "type build-01 to confirm") {
+			t.Error("the page does not say what to type")
+		}
+	}
+	if s := g.get(reg.ID).State; s != registry.Blocked {
+		t.Fatalf("without its name typed it is %s", s)
+	}
+	goesTo(t, g.post(at+"/revoke", url.Values{"confirm": {" build-01 "}}), at+"?done=revoked")
 	if s := g.get(reg.ID).State; s != registry.Revoked {
 		t.Errorf("after the form: %s", s)
 	}

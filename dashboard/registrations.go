@@ -22,6 +22,8 @@ const (
 	maxProfiles = 64  // of one registration
 )
 
+var registrationStates = []registry.State{registry.Pending, registry.Approved, registry.Blocked, registry.Revoked}
+
 // registrationView is what the API shows of a registration.
 type registrationView struct {
 	ID             string     `json:"id"`
@@ -71,6 +73,18 @@ func (d *dashboard) roster() roster {
 		own = append(own, a.Unmap()) // behind a NAT, no interface has it
 	}
 	return roster{snapshot: d.Registry.Snapshot(), health: d.Registry.Health, own: own}
+}
+
+// inState returns the registrations in this state; empty: all.
+func (ro roster) inState(state string) ([]*registry.Registration, error) {
+	all := ro.snapshot.All()
+	switch {
+	case state == "":
+		return all, nil
+	case slices.Contains(registrationStates, registry.State(state)):
+		return slices.DeleteFunc(all, func(reg *registry.Registration) bool { return string(reg.State) != state }), nil
+	}
+	return nil, badRequest("state is not pending, approved, blocked or revoked")
 }
 
 func (ro roster) view(reg *registry.Registration) registrationView {

@@ -286,6 +286,7 @@ func (g *gateway) openDashboard(ctx context.Context, pol *policy.Policy) (boundS
 		Policy:     g.policy.Load,
 		Invites:    g.invites,
 		Recordings: g.recordings,
+		Flows:      g.flows,
 		System:     g.system,
 		Listen:     addr,
 		TLS:        certificate != nil,
@@ -295,6 +296,15 @@ func (g *gateway) openDashboard(ctx context.Context, pol *policy.Policy) (boundS
 		return boundServer{}, fmt.Errorf("preparing the dashboard: %w", err)
 	}
 	return boundServer{dashboard.Server(h), ln, certificate != nil}, nil
+}
+
+// flows tells the dashboard what the data path has of a registration.
+func (g *gateway) flows(id registry.ID) []dashboard.Flow {
+	var list []dashboard.Flow
+	for _, f := range g.proxy.Flows(id, dashboard.MaxFlows) {
+		list = append(list, dashboard.Flow(f))
+	}
+	return list
 }
 
 type certificateFunc = func(*tls.ClientHelloInfo) (*tls.Certificate, error)
