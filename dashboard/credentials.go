@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -43,14 +42,20 @@ type credentialView struct {
 	Together  bool     `json:"set_together"` // setting any slot replaces all
 	Complete  bool     `json:"complete"`     // what is set suffices to be used
 	// Unused: stored, but the policy in force does not have it.
-	Unused bool `json:"unused"`
+	Unused   bool     `json:"unused"`
+	LastUsed *useView `json:"last_used"` // null: never, or longer ago than is remembered
 }
+
+func (v credentialView) ref() string { return v.Type + "." + v.Name }
 
 type slotView struct {
 	Name     string     `json:"name"`
 	Optional bool       `json:"optional"`
 	Set      bool       `json:"set"`
 	SetAt    *time.Time `json:"set_at"` // null: not set
+	// Fingerprint is the registry's: two slots that hold the same have the same.
+	// Empty though the slot is set: what is stored does not open.
+	Fingerprint string `json:"fingerprint,omitempty"`
 }
 
 // credentials joins the policy with what is stored: the policy's in file order,
@@ -64,12 +69,12 @@ func (d *dashboard) credentials(ctx context.Context) ([]credentialView, error) {
 	for _, s := range stored {
 		byRef[s.Ref] = s
 	}
-	p := d.Policy()
+	p, used, snapshot := d.Policy(), d.uses(), d.Registry.Snapshot()
 	var views []credentialView
 	for _, c := range p.Credentials {
 		v := credentialView{Type: c.Type, Name: c.Name, Env: c.Env, User: c.User, Users: c.Users, Databases: c.Databases, ReadOnly: c.ReadOnly, Together: c.SetTogether(),
-			Hosts: []string{}, Profiles: []string{}, Slots: slotViews(c.Slots(), byRef[c.Ref()].Slots)}
-		v.Complete = c.Complete(func(slot string) bool { return !byRef[c.Ref()].Slots[slot].IsZero() })
+			Hosts: []string{}, Profiles: []string{}, Slots: d.slotViews(c.Ref(), c.Slots(), byRef[c.Ref()].Slots), LastUsed: used.last(c.Ref(), snapshot)}
+		v.Complete = c.Complete(func(slot string) bool { return d.Registry.Fingerprint(c.Ref(), slot) != "" })
 		switch {
 		case c.MapMismatch:
 			v.Mismatch = "map"
@@ -92,24 +97,42 @@ func (d *dashboard) credentials(ctx context.Context) ([]credentialView, error) {
 			continue
 		}
 		typ, name, _ := strings.Cut(s.Ref, ".")
-		views = append(views, credentialView{Type: typ, Name: name, Hosts: []string{}, Profiles: []string{}, Unused: true, Slots: slotViews(nil, s.Slots)})
+		views = append(views, credentialView{Type: typ, Name: name, Hosts: []string{}, Profiles: []string{}, Unused: true,
+			Slots: d.slotViews(s.Ref, nil, s.Slots), LastUsed: used.last(s.Ref, snapshot)})
 	}
 	return views, nil
 }
 
 // slotViews lists the slots a type needs, then others that hold something.
-func slotViews(needed []policy.Slot, stored map[string]time.Time) []slotView {
+func (d *dashboard) slotViews(ref string, needed []policy.Slot, stored map[string]time.Time) []slotView {
 	views := []slotView{}
+	add := func(name string, optional bool) {
+		at := stored[name]
+		views = append(views, slotView{name, optional, !at.IsZero(), optionalTime(at), d.Registry.Fingerprint(ref, name)})
+	}
 	for _, s := range needed {
-		at := stored[s.Name]
-		views = append(views, slotView{Name: s.Name, Optional: s.Optional, Set: !at.IsZero(), SetAt: optionalTime(at)})
+		add(s.Name, s.Optional)
 	}
 	for _, name := range slices.Sorted(maps.Keys(stored)) {
 		if !slices.ContainsFunc(needed, func(s policy.Slot) bool { return s.Name == name }) {
-			views = append(views, slotView{Name: name, Optional: true, Set: true, SetAt: optionalTime(stored[name])})
+			add(name, true)
 		}
 	}
 	return views
+}
+
+// credential finds what {type} and {name} in r's path name, in the policy or
+// stored.
+func (d *dashboard) credential(r *http.Request) (credentialView, error) {
+	views, err := d.credentials(r.Context())
+	if err != nil {
+		return credentialView{}, err
+	}
+	i := slices.IndexFunc(views, func(v credentialView) bool { return v.Type == r.PathValue("type") && v.Name == r.PathValue("name") })
+	if i < 0 {
+		return credentialView{}, &failure{http.StatusNotFound, "unknown_credential", "there is no such credential", ""}
+	}
+	return views[i], nil
 }
 
 func (d *dashboard) policyCredential(r *http.Request) (*policy.Credential, error) {
@@ -169,14 +192,17 @@ func slotHint(c *policy.Credential) string {
 }
 
 // secretValue checks a value for the named slot and returns it without the line
-// break that files and pastes end with. Its errors do not quote the value.
+// break that files and pastes end with; one that has lines ends with one, and
+// has the line breaks of a file where a browser sent others, so that the same key
+// has the same fingerprint however it came. Its errors do not quote the value.
 func secretValue(slot, value string) (string, error) {
 	bad := func(why string) error {
 		return &slotFailure{&failure{http.StatusUnprocessableEntity, "bad_value", fmt.Sprintf("the value of %q %s", shown(slot), why), ""}, slot}
 	}
 	if slices.Contains(multiline, slot) {
+		value = strings.TrimSpace(strings.ReplaceAll(value, "\r\n", "\n")) + "\n"
 		switch {
-		case strings.TrimSpace(value) == "":
+		case value == "\n":
 			return "", bad("is empty")
 		case len(value) > maxSecret:
 			return "", bad("is longer than 64 KiB")
@@ -200,39 +226,13 @@ func secretValue(slot, value string) (string, error) {
 // clearCredential removes what is stored, also for a credential that the policy
 // no longer has.
 func (d *dashboard) clearCredential(r *http.Request) error {
-	ref := r.PathValue("type") + "." + r.PathValue("name")
-	views, err := d.credentials(r.Context())
+	v, err := d.credential(r)
 	if err != nil {
 		return err
 	}
-	if !slices.ContainsFunc(views, func(v credentialView) bool { return v.Type+"."+v.Name == ref }) {
-		return &failure{http.StatusNotFound, "unknown_credential", "there is no such credential", ""}
-	}
-	if err := d.Registry.ClearCredential(context.WithoutCancel(r.Context()), ref); err != nil {
+	if err := d.Registry.ClearCredential(context.WithoutCancel(r.Context()), v.ref()); err != nil {
 		return fmt.Errorf("clearing a credential: %w", err)
 	}
-	d.Log.Info("credential cleared", "credential", ref, "operator", source(r))
-	return nil
-}
-
-// secretName is what {{secret:NAME}} and CLAWPATROL_SECRET_NAME can spell.
-var secretName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,63}$`)
-
-// setSecret seals a named secret.
-func (d *dashboard) setSecret(r *http.Request, value string) error {
-	name := r.PathValue("name")
-	if !secretName.MatchString(name) {
-		return &failure{http.StatusUnprocessableEntity, "bad_name", "a secret's name is a letter or underscore, then letters, digits and underscores, 64 at most", ""}
-	}
-	switch {
-	case value == "":
-		return &failure{http.StatusUnprocessableEntity, "bad_value", "the value is empty", ""}
-	case len(value) > maxSecret:
-		return &failure{http.StatusUnprocessableEntity, "bad_value", "the value is longer than 64 KiB", ""}
-	}
-	if err := d.Registry.SetSecret(context.WithoutCancel(r.Context()), name, secret.New([]byte(value))); err != nil {
-		return fmt.Errorf("storing a secret: %w", err)
-	}
-	d.Log.Info("secret set", "secret", name, "operator", source(r))
+	d.Log.Info("credential cleared", "credential", v.ref(), "operator", source(r))
 	return nil
 }
