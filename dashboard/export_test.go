@@ -49,6 +49,9 @@ const MaxWaiting = maxHashing + maxWaiting
 // Shown is how pages show outside text.
 func Shown(s string) string { return shown(s) }
 
+// ShellWord quotes a word for a shell.
+func ShellWord(s string) string { return shellWord(s) }
+
 // Replayed is the text that pages show of a file, read as either kind of
 // recording.
 func Replayed(file []byte, columns, rows uint32, at float64) string {
