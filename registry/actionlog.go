@@ -115,8 +115,10 @@ func openActionLog(ctx context.Context, db *DB, keep *retention) (*actionLog, er
 		})
 		if err != nil {
 			inserts.forget()
+			return err
 		}
-		return err
+		db.stats.record(db.clock(), rows, results)
+		return nil
 	}
 	l.removed = keep.removed
 	l.trim = keep.trim

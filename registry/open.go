@@ -41,6 +41,7 @@ func open(ctx context.Context, cfg Config) (_ *DB, err error) {
 		db.now = time.Now
 	}
 	db.vitals = newVitals(db.now())
+	db.stats = newActionStats()
 	if db.plan, err = newAddressPlan(cfg.Subnets); err != nil {
 		return nil, &OpenError{Err: ErrSubnets, Detail: "dividing the tunnel subnets: " + err.Error(),
 			Advice: `set wireguard.subnets to one IPv4 and one IPv6 prefix, such as ["10.55.0.0/16", "fd55:c1a5::/48"]`}
@@ -78,7 +79,7 @@ func open(ctx context.Context, cfg Config) (_ *DB, err error) {
 	}
 	for _, load := range []func(context.Context) error{
 		db.checkSubnets, db.loadRemovals, db.loadRegistrations, db.loadVirtual, db.loadCredentials, db.loadNamed, db.loadSessions,
-		db.loadApprovals, db.loadHostKeys,
+		db.loadApprovals, db.loadHostKeys, db.loadCredentialUses,
 	} {
 		if err := load(ctx); err != nil {
 			return nil, err
@@ -94,6 +95,8 @@ func open(ctx context.Context, cfg Config) (_ *DB, err error) {
 	if db.actions, err = openActionLog(ctx, db, keep); err != nil {
 		return nil, err
 	}
+	last := db.LastAction()
+	db.tending.Go(func() { db.tendStats(last) })
 	db.tending.Go(db.tend)
 	return db, nil
 }
@@ -165,6 +168,7 @@ func (db *DB) tendOnce() error {
 		db.saveUnsaved(ctx, now),
 		db.expireApprovals(now),
 		db.saveVirtualUse(ctx, now, virtualUseInterval),
+		db.saveCredentialUses(ctx, now, credentialUseInterval),
 	)
 }
 
@@ -180,6 +184,7 @@ func (db *DB) Close() error {
 		err := errors.Join(logErr,
 			db.saveUnsaved(ctx, db.clock()),
 			db.saveVirtualUse(ctx, db.clock(), 0),
+			db.saveCredentialUses(ctx, db.clock(), 0),
 			db.closeFiles())
 		if err != nil {
 			db.closeErr = fmt.Errorf("closing registry: %w", err)

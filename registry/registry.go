@@ -64,6 +64,8 @@ type DB struct {
 	sessions  sessions
 	virtual   virtualTables
 	actions   *actionLog
+	stats     *actionStats
+	usesSaved time.Time // when credential_uses was last written; under writing
 	approvals approvals
 
 	closing  chan struct{} // closed by Close
