@@ -36,7 +36,7 @@ type Parameter struct{ Name, Does string }
 // every answer to a request that fails; security names the ways to send a
 // credential, any of which suffices, by their "securitySchemes".
 func Document(title, version string, operations map[string]Operation, failure any, security map[string]any) map[string]any {
-	s := schemas{}
+	s := schemas{components: map[string]any{}, types: map[string]reflect.Type{}}
 	failed := s.of(reflect.TypeOf(failure))
 	paths := map[string]any{}
 	for _, pattern := range slices.Sorted(maps.Keys(operations)) {
@@ -57,7 +57,7 @@ func Document(title, version string, operations map[string]Operation, failure an
 		"info":       map[string]any{"title": title, "version": version},
 		"paths":      paths,
 		"security":   ways,
-		"components": map[string]any{"schemas": map[string]any(s), "securitySchemes": security},
+		"components": map[string]any{"schemas": s.components, "securitySchemes": security},
 	}
 }
 
@@ -124,7 +124,10 @@ func wildcards(path string) []string {
 }
 
 // schemas are the components of a document, by name.
-type schemas map[string]any
+type schemas struct {
+	components map[string]any
+	types      map[string]reflect.Type // that they describe
+}
 
 // of returns the schema of what encoding/json makes of a t: JSON Schema 2020-12,
 // the dialect of OpenAPI 3.1. It panics at a kind of type that no API of ours has.
@@ -155,9 +158,13 @@ func (s schemas) of(t reflect.Type) map[string]any {
 		if name == "" {
 			return s.object(t)
 		}
-		if _, known := s[name]; !known {
-			s[name] = nil // it may hold itself
-			s[name] = s.object(t)
+		switch was := s.types[name]; was {
+		case nil:
+			s.types[name] = t // before its fields: it may hold itself
+			s.components[name] = s.object(t)
+		case t:
+		default:
+			panic(fmt.Sprintf("openapi: %s and %s are both called %s", was, t, name))
 		}
 		return map[string]any{"$ref": "#/components/schemas/" + name}
 	}
