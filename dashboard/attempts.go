@@ -19,33 +19,54 @@ const (
 )
 
 // attempts limits guessing per source (an IPv4 address or an IPv6 /64) and over
-// all sources. A source that gave the right password since the start is not
-// held back by the limit over all: guessers elsewhere cannot lock it out.
+// all sources. An attacker must not lock the operator out by using either up:
+//
+//   - a source that gave the right password since the start is not held back by
+//     the limit over all, which guessers elsewhere can use up;
+//   - a browser that has logged in before proves it with a cookie (see known) and
+//     has an allowance of its own, which nobody else can use up, wherever they are:
+//     behind the same NAT, on the same loopback.
+//
+// What is left is who comes for the first time, from where somebody guesses.
 type attempts struct {
 	now func() time.Time
 
 	mu      sync.Mutex
-	sources map[netip.Prefix]time.Time // when the source's allowance is whole again; guarded by mu
-	all     time.Time                  // the same over all sources; guarded by mu
-	trusted map[netip.Prefix]struct{}  // guarded by mu
-	sweepT  time.Time                  // guarded by mu
+	whole   map[guesser]time.Time     // when an allowance is whole again; guarded by mu
+	all     time.Time                 // the same over all sources; guarded by mu
+	trusted map[netip.Prefix]struct{} // guarded by mu
+	sweepT  time.Time                 // guarded by mu
 }
 
 func newAttempts(now func() time.Time) *attempts {
-	return &attempts{now: now, sources: make(map[netip.Prefix]time.Time), trusted: make(map[netip.Prefix]struct{})}
+	return &attempts{now: now, whole: make(map[guesser]time.Time), trusted: make(map[netip.Prefix]struct{})}
+}
+
+// caller is who tries a password.
+type caller struct {
+	addr  netip.Addr
+	known knownID // zero: not a known browser
+}
+
+// guesser is whose allowance an attempt was taken from: a source's, or a known
+// browser's.
+type guesser struct {
+	source netip.Prefix
+	known  knownID
 }
 
 // attempt is one that take let through.
 type attempt struct {
+	of     guesser
 	source netip.Prefix
 	all    bool // the limit over all sources was charged too
 }
 
 // take uses one attempt, if there is one. A new source costs one of all's, so
 // the sources remembered are bounded by what all lets through in the minute
-// that a source takes to recover.
-func (l *attempts) take(a netip.Addr) (attempt, bool) {
-	s, ok := listener.Source(a)
+// that a source takes to recover; known browsers by how many have logged in.
+func (l *attempts) take(c caller) (attempt, bool) {
+	s, ok := listener.Source(c.addr)
 	if !ok {
 		return attempt{}, false
 	}
@@ -54,20 +75,35 @@ func (l *attempts) take(a netip.Addr) (attempt, bool) {
 	now := l.now()
 	l.sweep(now)
 
-	own := later(l.sources[s], now).Add(attemptsRefill)
-	if own.Sub(now) > attemptsBurst*attemptsRefill {
-		return attempt{}, false
+	if c.known != (knownID{}) {
+		if own := (guesser{known: c.known}); l.charge(own, now) {
+			return attempt{of: own, source: s}, true
+		}
+		// Somebody else has the cookie: back to what anyone has.
 	}
 	all := later(l.all, now).Add(allAttemptsRefill)
 	exhausted := all.Sub(now) > allAttemptsBurst*allAttemptsRefill
 	if _, trusted := l.trusted[s]; exhausted && !trusted {
 		return attempt{}, false
 	}
-	l.sources[s] = own
+	own := guesser{source: s}
+	if !l.charge(own, now) {
+		return attempt{}, false
+	}
 	if !exhausted {
 		l.all = all
 	}
-	return attempt{source: s, all: !exhausted}, true
+	return attempt{of: own, source: s, all: !exhausted}, true
+}
+
+// charge takes one attempt of g's own allowance; called with mu held.
+func (l *attempts) charge(g guesser, now time.Time) bool {
+	whole := later(l.whole[g], now).Add(attemptsRefill)
+	if whole.Sub(now) > attemptsBurst*attemptsRefill {
+		return false
+	}
+	l.whole[g] = whole
+	return true
 }
 
 // succeeded gives the attempt back and trusts its source.
@@ -91,22 +127,22 @@ func (l *attempts) succeeded(t attempt) {
 func (l *attempts) undone(t attempt) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if until, ok := l.sources[t.source]; ok {
-		l.sources[t.source] = until.Add(-attemptsRefill)
+	if until, ok := l.whole[t.of]; ok {
+		l.whole[t.of] = until.Add(-attemptsRefill)
 	}
 	if t.all {
 		l.all = l.all.Add(-allAttemptsRefill)
 	}
 }
 
-// sweep forgets sources whose allowance is whole; called with mu held.
+// sweep forgets whose allowance is whole; called with mu held.
 func (l *attempts) sweep(now time.Time) {
 	if now.Before(l.sweepT) {
 		return
 	}
-	for s, t := range l.sources {
+	for g, t := range l.whole {
 		if !t.After(now) {
-			delete(l.sources, s)
+			delete(l.whole, g)
 		}
 	}
 	l.sweepT = now.Add(attemptsRefill)

@@ -61,6 +61,7 @@ type dashboard struct {
 	pages     pageSet
 	router    *router
 	streams   chan struct{} // holds a value per open stream of events
+	kept      chan struct{} // holds a value per form that is being kept; see showEnded
 }
 
 // New returns the listener's handler.
@@ -112,8 +113,9 @@ func newDashboard(cfg Config) (*dashboard, error) {
 		passwords: newPasswords(cfg),
 		pages:     pages,
 		streams:   make(chan struct{}, maxEventStreams),
+		kept:      make(chan struct{}, maxKept),
 	}
-	d.router = newRouter(d.passwordExists, d.authenticate, d.fail, map[string]publicRoute{
+	d.router = newRouter(d.passwordExists, d.authenticate, d.fail, d.showEnded, map[string]publicRoute{
 		"GET /setup":                  {d.setupPage, whileUnset},
 		"POST /setup":                 {d.setupForm, whileUnset},
 		"POST /api/setup":             {d.setupAPI, whileUnset},

@@ -71,3 +71,9 @@ func Replayed(file []byte, columns, rows uint32, at float64) string {
 	}
 	return b.String()
 }
+
+// Strength is what pages tell of a new password.
+func Strength(password string) (weak bool, said string) {
+	s := strengthOf(password)
+	return s.weak(), s.String()
+}

@@ -95,7 +95,11 @@ func TestI13_NothingAnswersWithoutACredential(t *testing.T) {
 				if r.StatusCode != http.StatusUnauthorized {
 					t.Errorf("%s %s with %s: status %d, want 401", p.method, p.path, what, r.StatusCode)
 				}
-			} else if r.StatusCode != http.StatusSeeOther || r.Header.Get("Location") != "/login" {
+			} else if p.method == "POST" && p.path != "/logout" {
+				if r.StatusCode != http.StatusUnauthorized {
+					t.Errorf("%s %s with %s: status %d, want 401", p.method, p.path, what, r.StatusCode)
+				}
+			} else if to, _, _ := strings.Cut(r.Header.Get("Location"), "?"); r.StatusCode != http.StatusSeeOther || to != "/login" {
 				t.Errorf("%s %s with %s: status %d to %q, want 303 to /login", p.method, p.path, what, r.StatusCode, r.Header.Get("Location"))
 			}
 		}

@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/netip"
 	"strings"
 	"sync"
 	"time"
@@ -101,8 +100,8 @@ func newPasswords(cfg Config) *passwords {
 // right before is right again without bcrypt, until the hash changes; a wrong
 // one still costs bcrypt, and both take an attempt first, so the cache cannot be
 // used to guess faster.
-func (p *passwords) check(ctx context.Context, from netip.Addr, password string, cached bool) error {
-	try, ok := p.attempts.take(from)
+func (p *passwords) check(ctx context.Context, who caller, password string, cached bool) error {
+	try, ok := p.attempts.take(who)
 	if !ok {
 		return tooManyTries
 	}

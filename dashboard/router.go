@@ -3,6 +3,7 @@ package dashboard
 import (
 	"errors"
 	"net/http"
+	"net/url"
 	"slices"
 )
 
@@ -27,6 +28,7 @@ type router struct {
 	passwordExists func(*http.Request) (bool, error)
 	authenticate   func(*http.Request) error // nil: the request has an operator's credential
 	fail           func(http.ResponseWriter, *http.Request, error)
+	ended          http.HandlerFunc // answers a page's form that came without a credential
 
 	public   map[string]publicRoute // "METHOD /path", matched exactly
 	mux      *http.ServeMux
@@ -37,9 +39,10 @@ func newRouter(
 	passwordExists func(*http.Request) (bool, error),
 	authenticate func(*http.Request) error,
 	fail func(http.ResponseWriter, *http.Request, error),
+	ended http.HandlerFunc,
 	public map[string]publicRoute,
 ) *router {
-	return &router{passwordExists: passwordExists, authenticate: authenticate, fail: fail, public: public, mux: http.NewServeMux()}
+	return &router{passwordExists: passwordExists, authenticate: authenticate, fail: fail, ended: ended, public: public, mux: http.NewServeMux()}
 }
 
 // handle adds a route that needs an operator's credential.
@@ -81,14 +84,29 @@ func (rt *router) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if err := rt.authenticate(r); err != nil {
 		// A script that asked for a part of a page must not get the log-in form in
 		// its place: that says 401, and the page keeps what has been typed.
-		if errors.Is(err, unauthorized) && !api && r.Header.Get("HX-Request") == "" {
-			seeOther(w, r, "/login")
-			return
+		switch {
+		case !errors.Is(err, unauthorized) || api || r.Header.Get("HX-Request") != "":
+			rt.fail(w, r, err)
+		case r.Method == http.MethodPost:
+			rt.ended(w, r)
+		default:
+			seeOther(w, r, loginThen(r))
 		}
-		rt.fail(w, r, err)
 		return
 	}
 	rt.dispatch(w, r)
+}
+
+// loginThen is the log-in that goes on to what r asked for.
+func loginThen(r *http.Request) string {
+	next := ""
+	if r.Method == http.MethodGet || r.Method == http.MethodHead {
+		next = ownPage(r.URL.RequestURI())
+	}
+	if next == "" || next == "/" {
+		return "/login"
+	}
+	return "/login?next=" + url.QueryEscape(next)
 }
 
 // publicKey is r's key in public: HEAD is answered as GET.

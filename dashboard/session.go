@@ -45,7 +45,7 @@ func (d *dashboard) authenticate(r *http.Request) error {
 	if len(header) != 1 || header[0] == "" {
 		return unauthorized
 	}
-	err := d.passwords.check(r.Context(), source(r), header[0], true)
+	err := d.passwords.check(r.Context(), d.caller(r), header[0], true)
 	if errors.Is(err, wrongPassword) {
 		d.Log.Warn("dashboard: wrong password in header", "source", source(r))
 		return unauthorized
@@ -120,7 +120,8 @@ func (d *dashboard) cookie(value string, maxAge int) *http.Cookie {
 
 // logIn checks the password and opens a session.
 func (d *dashboard) logIn(w http.ResponseWriter, r *http.Request, password string) error {
-	if err := d.passwords.check(r.Context(), source(r), password, false); err != nil {
+	who := d.caller(r)
+	if err := d.passwords.check(r.Context(), who, password, false); err != nil {
 		// An attempt beyond the limits is not worth a line: anyone can make as many
 		// as the network carries, and fill the log's disk. What used the limits up
 		// was logged.
@@ -132,6 +133,7 @@ func (d *dashboard) logIn(w http.ResponseWriter, r *http.Request, password strin
 	if err := d.openSession(r.Context(), w, r); err != nil {
 		return err
 	}
+	d.remember(w, r, who.known)
 	d.Log.Info("dashboard: logged in", "source", source(r))
 	return nil
 }
@@ -140,12 +142,8 @@ func (d *dashboard) logIn(w http.ResponseWriter, r *http.Request, password strin
 // registry lets one win.
 func (d *dashboard) setUp(w http.ResponseWriter, r *http.Request, password, code string) error {
 	from := source(r)
-	if err := CheckPassword(password); err != nil {
-		return &failure{http.StatusUnprocessableEntity, "bad_password", err.Error(), fmt.Sprintf("%d to %d bytes", minPassword, maxPassword)}
-	}
-	try, ok := d.passwords.attempts.take(from)
-	if !ok {
-		return tooManyTries
+	if err := checkNew(password); err != nil {
+		return err
 	}
 	if err := d.checkCode(r.Context(), from, code); err != nil {
 		return err
@@ -161,12 +159,17 @@ func (d *dashboard) setUp(w http.ResponseWriter, r *http.Request, password, code
 	} else if err != nil {
 		return fmt.Errorf("storing the root password: %w", err)
 	}
-	d.passwords.attempts.succeeded(try)
 	d.Log.Info("dashboard: root password set", "source", from)
-	return d.openSession(ctx, w, r)
+	if err := d.openSession(ctx, w, r); err != nil {
+		return err
+	}
+	d.remember(w, r, knownID{})
+	return nil
 }
 
-// checkCode compares the one-time code that a reset asks for.
+// checkCode compares the one-time code that a reset asks for. Only wrong ones use
+// up attempts: 80 random bits need no limit, the log does, and whoever sends wrong
+// ones must not keep out who has the right one.
 func (d *dashboard) checkCode(ctx context.Context, from netip.Addr, code string) error {
 	want, required, err := d.Registry.SetupCodeHash(context.WithoutCancel(ctx))
 	if err != nil {
@@ -176,11 +179,14 @@ func (d *dashboard) checkCode(ctx context.Context, from netip.Addr, code string)
 		return nil
 	}
 	got := sha256.Sum256([]byte(strings.ToUpper(strings.TrimSpace(code))))
-	if subtle.ConstantTimeCompare(got[:], want[:]) != 1 {
-		d.Log.Warn("dashboard: wrong set-up code", "source", from)
-		return wrongCode
+	if subtle.ConstantTimeCompare(got[:], want[:]) == 1 {
+		return nil
 	}
-	return nil
+	if _, ok := d.passwords.attempts.take(caller{addr: from}); !ok {
+		return tooManyTries
+	}
+	d.Log.Warn("dashboard: wrong set-up code", "source", from)
+	return wrongCode
 }
 
 // logOut ends the sessions of r's cookies and clears the cookie.

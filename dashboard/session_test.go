@@ -21,7 +21,7 @@ func loginBody(pw string) string { return fmt.Sprintf(`{"password":%q}`, pw) }
 func TestSetup_MakesTheOperator(t *testing.T) {
 	g := newGateway(t)
 	r := g.send(request{method: "POST", path: "/setup", form: url.Values{"password": {password}, "repeat": {password}}})
-	goesTo(t, r, "/registrations")
+	goesTo(t, r, "/")
 	status(t, g.send(request{method: "GET", path: "/registrations", cookie: sessionCookie(t, r).Value}), http.StatusOK)
 	hash, err := g.db.RootPasswordHash(t.Context())
 	if err != nil || bcrypt.CompareHashAndPassword(hash, []byte(password)) != nil {
