@@ -62,11 +62,8 @@ type dashboard struct {
 	pages     pageSet
 	router    *router
 	streams   chan struct{} // holds a value per open stream of events
-<<<<<<< HEAD
 	kept      chan struct{} // holds a value per form that is being kept; see showEnded
-=======
 	secretsMu sync.Mutex    // held from looking at what is stored until it is replaced or cleared
->>>>>>> 969247f (wip)
 }
 
 // New returns the listener's handler.
