@@ -67,7 +67,7 @@ func (d *dashboard) setCredentialAPI(w http.ResponseWriter, r *http.Request) {
 		d.fail(w, r, err)
 		return
 	}
-	if err := d.setCredential(r, req.Slots); err != nil {
+	if err := d.setCredential(r, req.Slots, anyStamp); err != nil {
 		d.fail(w, r, err)
 		return
 	}
@@ -75,7 +75,7 @@ func (d *dashboard) setCredentialAPI(w http.ResponseWriter, r *http.Request) {
 }
 
 func (d *dashboard) clearCredentialAPI(w http.ResponseWriter, r *http.Request) {
-	if err := d.clearCredential(r); err != nil {
+	if err := d.clearCredential(r, anyStamp); err != nil {
 		d.fail(w, r, err)
 		return
 	}
@@ -94,7 +94,7 @@ func (d *dashboard) setSecretAPI(w http.ResponseWriter, r *http.Request) {
 		d.fail(w, r, err)
 		return
 	}
-	if err := d.setSecret(r, r.PathValue("name"), req.Value); err != nil {
+	if err := d.setSecret(r, r.PathValue("name"), req.Value, anyStamp); err != nil {
 		d.fail(w, r, err)
 		return
 	}
@@ -102,7 +102,7 @@ func (d *dashboard) setSecretAPI(w http.ResponseWriter, r *http.Request) {
 }
 
 func (d *dashboard) clearSecretAPI(w http.ResponseWriter, r *http.Request) {
-	if err := d.clearSecret(r); err != nil {
+	if err := d.clearSecret(r, anyStamp); err != nil {
 		d.fail(w, r, err)
 		return
 	}

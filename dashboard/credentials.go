@@ -44,6 +44,8 @@ type credentialView struct {
 	// Unused: stored, but the policy in force does not have it.
 	Unused   bool     `json:"unused"`
 	LastUsed *useView `json:"last_used"` // null: never, or longer ago than is remembered
+
+	stored stamp
 }
 
 func (v credentialView) ref() string { return v.Type + "." + v.Name }
@@ -73,7 +75,7 @@ func (d *dashboard) credentials(ctx context.Context) ([]credentialView, error) {
 	var views []credentialView
 	for _, c := range p.Credentials {
 		v := credentialView{Type: c.Type, Name: c.Name, Env: c.Env, User: c.User, Users: c.Users, Databases: c.Databases, ReadOnly: c.ReadOnly, Together: c.SetTogether(),
-			Hosts: []string{}, Profiles: []string{}, Slots: d.slotViews(c.Ref(), c.Slots(), byRef[c.Ref()].Slots), LastUsed: used.last(c.Ref(), snapshot)}
+			Hosts: []string{}, Profiles: []string{}, Slots: d.slotViews(c.Ref(), c.Slots(), byRef[c.Ref()].Slots), LastUsed: used.last(c.Ref(), snapshot), stored: stampOf(byRef[c.Ref()].Version)}
 		v.Complete = c.Complete(func(slot string) bool { return d.Registry.Fingerprint(c.Ref(), slot) != "" })
 		switch {
 		case c.MapMismatch:
@@ -98,7 +100,7 @@ func (d *dashboard) credentials(ctx context.Context) ([]credentialView, error) {
 		}
 		typ, name, _ := strings.Cut(s.Ref, ".")
 		views = append(views, credentialView{Type: typ, Name: name, Hosts: []string{}, Profiles: []string{}, Unused: true,
-			Slots: d.slotViews(s.Ref, nil, s.Slots), LastUsed: used.last(s.Ref, snapshot)})
+			Slots: d.slotViews(s.Ref, nil, s.Slots), LastUsed: used.last(s.Ref, snapshot), stored: stampOf(s.Version)})
 	}
 	return views, nil
 }
@@ -122,8 +124,13 @@ func (d *dashboard) slotViews(ref string, needed []policy.Slot, stored map[strin
 }
 
 // credential finds what {type} and {name} in r's path name, in the policy or
-// stored.
+// stored. It knows of every use before it was called, if the log keeps up.
 func (d *dashboard) credential(r *http.Request) (credentialView, error) {
+	flush, cancel := context.WithTimeout(r.Context(), flushWait)
+	defer cancel()
+	if err := d.Registry.Sync(flush); err != nil {
+		d.Log.Warn("dashboard: looking at a credential without the log's newest rows", "err", err)
+	}
 	views, err := d.credentials(r.Context())
 	if err != nil {
 		return credentialView{}, err
@@ -146,8 +153,8 @@ func (d *dashboard) policyCredential(r *http.Request) (*policy.Credential, error
 }
 
 // setCredential seals slot values. Slots that are not named keep theirs, unless
-// the type's slots are set together.
-func (d *dashboard) setCredential(r *http.Request, values map[string]string) error {
+// the type's slots are set together. seen is what the operator looked at.
+func (d *dashboard) setCredential(r *http.Request, values map[string]string, seen stamp) error {
 	c, err := d.policyCredential(r)
 	if err != nil {
 		return err
@@ -171,6 +178,11 @@ func (d *dashboard) setCredential(r *http.Request, values map[string]string) err
 		return &slotFailure{&failure{http.StatusUnprocessableEntity, "bad_value", wrong.Error(), ""}, wrong.Slot}
 	} else if err != nil {
 		return fmt.Errorf("checking a credential: %w", err)
+	}
+	d.secretsMu.Lock()
+	defer d.secretsMu.Unlock()
+	if !seen.still(d.Registry.CredentialVersion(c.Ref())) {
+		return changedSince
 	}
 	store := d.Registry.SetCredential
 	if c.SetTogether() {
@@ -225,10 +237,15 @@ func secretValue(slot, value string) (string, error) {
 
 // clearCredential removes what is stored, also for a credential that the policy
 // no longer has.
-func (d *dashboard) clearCredential(r *http.Request) error {
+func (d *dashboard) clearCredential(r *http.Request, seen stamp) error {
+	d.secretsMu.Lock()
+	defer d.secretsMu.Unlock()
 	v, err := d.credential(r)
 	if err != nil {
 		return err
+	}
+	if !seen.still(d.Registry.CredentialVersion(v.ref())) {
+		return changedSince
 	}
 	if err := d.Registry.ClearCredential(context.WithoutCancel(r.Context()), v.ref()); err != nil {
 		return fmt.Errorf("clearing a credential: %w", err)

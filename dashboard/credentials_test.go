@@ -3,6 +3,7 @@ package dashboard_test
 import (
 	"crypto/ed25519"
 	"crypto/rand"
+	"database/sql"
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
@@ -10,10 +11,14 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"net/netip"
 	"net/url"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -22,6 +27,7 @@ import (
 
 	"github.com/clawpatrol/clawpatrol/dashboard"
 	"github.com/clawpatrol/clawpatrol/registry"
+	"github.com/clawpatrol/clawpatrol/secret"
 )
 
 // everyTypeHCL has a credential of each type there is.
@@ -262,6 +268,9 @@ func checkEmptyFields(t *testing.T, what, body string) {
 			}
 		case n.Data == "input":
 			fields++
+			if a["type"] == "hidden" && a["name"] == "seen" {
+				continue
+			}
 			if _, filled := a["value"]; filled || a["autocomplete"] != "off" || a["spellcheck"] != "false" {
 				t.Errorf("%s: the field %s is not empty, or is kept or sent elsewhere by the browser", what, a["name"])
 			}
@@ -564,6 +573,126 @@ func TestPages_NamedSecrets(t *testing.T) {
 	refused(t, g.api("DELETE", "/api/secrets/NAME", ""), http.StatusNotFound, "unknown_secret")
 	if got := status(t, g.api("GET", "/api/secrets", ""), http.StatusOK); got != `{"items":[]}`+"\n" {
 		t.Error(got)
+	}
+}
+
+// Of two operators at once, or one with a page that is old, the second is told
+// that it is not what they looked at, and undoes nothing.
+func TestPages_CredentialsOfTwoOperatorsAtOnce(t *testing.T) {
+	g := newOperated(t)
+	g.load(everyTypeHCL)
+	seen := func(path string) string {
+		t.Helper()
+		m := regexp.MustCompile(`name="seen" value="(\d+)"`).FindStringSubmatch(g.page(path))
+		if m == nil {
+			t.Fatalf("%s does not say what it shows", path)
+		}
+		return m[1]
+	}
+	told := func(r *http.Response) {
+		t.Helper()
+		if body := status(t, r, http.StatusConflict); !strings.Contains(body, "somebody else has set or cleared it") {
+			t.Error("the page does not say why")
+		}
+	}
+	const page = "/credentials/bearer/b"
+	value := func(v string, seen string) url.Values { return url.Values{"slot.secret": {v}, "seen": {seen}} }
+	old := seen(page)
+	goesTo(t, g.post(page, value("first", old)), "/credentials?done=set")
+	first := g.db.Fingerprint("bearer.b", "secret")
+	told(g.post(page, value("second", old)))
+	told(g.post(page+"/clear", url.Values{"seen": {old}}))
+	if g.db.Fingerprint("bearer.b", "secret") != first {
+		t.Fatal("the first operator's value is gone")
+	}
+	g.clock.pass(time.Second)
+	goesTo(t, g.post(page, value("second", seen(page))), "/credentials?done=set")
+	goesTo(t, g.post(page+"/clear", url.Values{"seen": {seen(page + "/clear")}}), "/credentials?done=cleared")
+
+	goesTo(t, g.post("/secrets", url.Values{"name": {"NAME"}, "value": {"first"}}), "/secrets?done=set")
+	old = seen("/secrets/NAME")
+	g.clock.pass(time.Second)
+	goesTo(t, g.post("/secrets/NAME", url.Values{"value": {"second"}, "seen": {old}}), "/secrets?done=set")
+	told(g.post("/secrets/NAME", url.Values{"value": {"third"}, "seen": {old}}))
+	told(g.post("/secrets/NAME/clear", url.Values{"seen": {old}}))
+	if string(g.db.NamedSecret("NAME").Reveal()) != "second" {
+		t.Error("the second value is gone")
+	}
+	goesTo(t, g.post("/secrets/NAME/clear", url.Values{"seen": {seen("/secrets/NAME/clear")}}), "/secrets?done=cleared")
+
+	// At the same instant one of many wins.
+	old = seen(page)
+	var wins atomic.Int32
+	var posts sync.WaitGroup
+	for i := range 20 {
+		posts.Go(func() {
+			if g.post(page, value(fmt.Sprintf("value-%d", i), old)).StatusCode == http.StatusSeeOther {
+				wins.Add(1)
+			}
+		})
+	}
+	posts.Wait()
+	if wins.Load() != 1 {
+		t.Errorf("%d won", wins.Load())
+	}
+}
+
+// What does not open any more counts as missing, and is marked.
+func TestPages_DamagedSecretsAreMarked(t *testing.T) {
+	g := newOperated(t)
+	dir := filepath.Join(t.TempDir(), "state")
+	cfg := registry.Config{Dir: dir, Subnets: []netip.Prefix{netip.MustParsePrefix("10.55.0.0/16"), netip.MustParsePrefix("fd55:c1a5::/48")}, Now: g.clock.Now}
+	db, err := registry.Open(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, err := range []error{
+		db.SetCredential(t.Context(), "bearer.b", map[string]secret.Secret{"secret": secret.New([]byte("sesame"))}),
+		db.SetSecret(t.Context(), "NAME", secret.New([]byte("sesame"))),
+		db.Close(),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	file, err := sql.Open("sqlite", "file:"+filepath.Join(dir, "clawpatrol.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, statement := range []string{"UPDATE credential_slots SET sealed = zeroblob(60)", "UPDATE named_secrets SET sealed = zeroblob(60)"} {
+		if _, err := file.ExecContext(t.Context(), statement); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := file.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if db, err = registry.Open(t.Context(), cfg); err != nil {
+		t.Fatal(err)
+	}
+	if err := g.db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	g.cfg.Registry, g.db = db, db // which the gateway's clean-up closes
+	g.restart()
+	g.setPassword(password)
+	g.load(everyTypeHCL)
+	for _, path := range []string{"/credentials", "/credentials/bearer/b", "/secrets"} {
+		if body := g.page(path); !strings.Contains(body, "set it again") {
+			t.Errorf("%s does not say it", path)
+		}
+	}
+	var v credentialAnswer
+	read(t, g.api("GET", "/api/credentials/bearer/b", ""), http.StatusOK, &v)
+	if v.Complete || !v.Slots[0].Set || v.Slots[0].Fingerprint != "" {
+		t.Errorf("%+v", v)
+	}
+	goesTo(t, g.post("/credentials/bearer/b", url.Values{"slot.secret": {"sesame"}}), "/credentials?done=set")
+	goesTo(t, g.post("/secrets/NAME", url.Values{"value": {"sesame"}}), "/secrets?done=set")
+	for _, path := range []string{"/credentials", "/credentials/bearer/b", "/secrets"} {
+		if body := g.page(path); strings.Contains(body, "set it again") {
+			t.Errorf("%s still says it", path)
+		}
 	}
 }
 

@@ -2,7 +2,6 @@ package dashboard
 
 import (
 	"cmp"
-	"context"
 	"net/http"
 	"slices"
 	"time"
@@ -23,11 +22,11 @@ type useView struct {
 }
 
 // uses is who used which credential when, read once for each request.
-type uses map[string][]credentialUse
+type uses map[string][]registry.CredentialUse
 
 func (d *dashboard) uses() uses {
 	of := make(uses)
-	for _, u := range d.credentialUses() {
+	for _, u := range d.Registry.CredentialUses() {
 		of[u.Credential] = append(of[u.Credential], u)
 	}
 	return of
@@ -38,40 +37,12 @@ func (of uses) last(ref string, snapshot *registry.Snapshot) *useView {
 	if len(of[ref]) == 0 {
 		return nil
 	}
-	u := slices.MaxFunc(of[ref], func(a, b credentialUse) int { return a.Time.Compare(b.Time) })
+	u := slices.MaxFunc(of[ref], func(a, b registry.CredentialUse) int { return a.Time.Compare(b.Time) })
 	v := &useView{Time: u.Time.UTC(), Registration: string(u.Registration)}
 	if reg, ok := snapshot.ByID(u.Registration); ok {
 		v.Name = reg.Name
 	}
 	return v
-}
-
-// credentialUse is a registration's last use of a credential.
-type credentialUse struct {
-	Credential   string
-	Registration registry.ID
-	Time         time.Time
-}
-
-// credentialUses looks through the newest rows of the action log, until the
-// registry keeps this itself.
-func (d *dashboard) credentialUses() []credentialUse {
-	ctx, cancel := context.WithTimeout(context.Background(), flushWait)
-	defer cancel()
-	_ = d.Registry.Sync(ctx) // without its newest rows, then
-	rows, err := d.Registry.Actions(ctx, registry.ActionFilter{Verdict: "allow", Limit: maxActions})
-	if err != nil {
-		d.Log.Error("dashboard: reading who used credentials", "err", err)
-	}
-	var list []credentialUse
-	seen := make(map[[2]string]bool)
-	for _, row := range rows {
-		if of := [2]string{row.Credential, string(row.Registration)}; row.Credential != "" && !seen[of] {
-			seen[of] = true
-			list = append(list, credentialUse{row.Credential, row.Registration, row.Time})
-		}
-	}
-	return list
 }
 
 // holderView is a registration with a profile that has the credential: what it

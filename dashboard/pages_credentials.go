@@ -48,6 +48,7 @@ type credentialRow struct {
 	AnySet  bool
 	SetAt   string // of the newest slot
 	Last    *useRow
+	Seen    stamp
 }
 
 // slotRow is a slot's field, and what was wrong with what was posted for it.
@@ -71,6 +72,7 @@ type useRow struct {
 func newCredentialRow(v credentialView, now time.Time) credentialRow {
 	row := credentialRow{
 		credentialView: v,
+		Seen:           v.stored,
 		Ref:            shown(v.ref()),
 		Path:           "/credentials/" + url.PathEscape(v.Type) + "/" + url.PathEscape(v.Name),
 		Actions:        "/actions?" + url.Values{"credential": {v.ref()}}.Encode(),
@@ -270,7 +272,7 @@ func (d *dashboard) credentialForm(w http.ResponseWriter, r *http.Request) {
 				values[slot] = v[0]
 			}
 		}
-		err = d.setCredential(r, values)
+		err = d.setCredential(r, values, stamp(r.PostForm.Get("seen")))
 	}
 	if err != nil {
 		d.showCredential(w, r, "credential", err)
@@ -291,7 +293,7 @@ func (d *dashboard) clearCredentialForm(w http.ResponseWriter, r *http.Request) 
 		err = notConfirmed
 	}
 	if err == nil {
-		err = d.clearCredential(r)
+		err = d.clearCredential(r, stamp(r.PostForm.Get("seen")))
 	}
 	if err != nil {
 		d.showCredential(w, r, "clear", err)

@@ -1,8 +1,8 @@
 package dashboard
 
 import (
+	"errors"
 	"net/http"
-	"slices"
 )
 
 func (d *dashboard) handleSecrets() {
@@ -27,6 +27,7 @@ var secretsDone = doneMessages{
 type secretBody struct {
 	secretView
 	Clear bool
+	Seen  stamp
 }
 
 func (d *dashboard) secretsPage(w http.ResponseWriter, r *http.Request) {
@@ -44,12 +45,10 @@ func (d *dashboard) showSecrets(w http.ResponseWriter, r *http.Request, problem 
 func (d *dashboard) newSecretForm(w http.ResponseWriter, r *http.Request) {
 	err := parseForm(r)
 	if err == nil {
-		name := r.PostForm.Get("name")
-		if slices.ContainsFunc(d.secrets(), func(v secretView) bool { return v.Name == name }) {
-			err = &failure{http.StatusConflict, "secret_exists", "there is a secret of this name", "replace it, or choose another name"}
-		} else {
-			err = d.setSecret(r, name, r.PostForm.Get("value"))
-		}
+		err = d.setSecret(r, r.PostForm.Get("name"), r.PostForm.Get("value"), stampOf(0))
+	}
+	if errors.Is(err, changedSince) {
+		err = &failure{http.StatusConflict, "secret_exists", "there is a secret of this name", "replace it, or choose another name"}
 	}
 	if err != nil {
 		d.showSecrets(w, r, err)
@@ -67,19 +66,19 @@ func (d *dashboard) clearSecretPage(w http.ResponseWriter, r *http.Request) {
 }
 
 func (d *dashboard) showSecret(w http.ResponseWriter, r *http.Request, clear bool, problem error) {
-	v, err := d.secret(r)
+	v, err := d.secretNamed(r.PathValue("name"))
 	if err != nil {
 		d.fail(w, r, err)
 		return
 	}
-	p := page{Title: "Secret " + v.Name, Section: "credentials", Body: secretBody{v, clear}}
+	p := page{Title: "Secret " + v.Name, Section: "credentials", Body: secretBody{v, clear, v.stored()}}
 	d.render(w, d.showFailure(&p, problem), "secret", p)
 }
 
 func (d *dashboard) secretForm(w http.ResponseWriter, r *http.Request) {
 	err := parseForm(r)
 	if err == nil {
-		err = d.setSecret(r, r.PathValue("name"), r.PostForm.Get("value"))
+		err = d.setSecret(r, r.PathValue("name"), r.PostForm.Get("value"), stamp(r.PostForm.Get("seen")))
 	}
 	if err != nil {
 		d.showSecret(w, r, false, err)
@@ -89,7 +88,11 @@ func (d *dashboard) secretForm(w http.ResponseWriter, r *http.Request) {
 }
 
 func (d *dashboard) clearSecretForm(w http.ResponseWriter, r *http.Request) {
-	if err := d.clearSecret(r); err != nil {
+	err := parseForm(r)
+	if err == nil {
+		err = d.clearSecret(r, stamp(r.PostForm.Get("seen")))
+	}
+	if err != nil {
 		d.showSecret(w, r, true, err)
 		return
 	}

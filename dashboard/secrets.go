@@ -29,18 +29,27 @@ func (d *dashboard) secrets() []secretView {
 	return views
 }
 
-// secret finds what {name} in r's path names.
-func (d *dashboard) secret(r *http.Request) (secretView, error) {
+func (d *dashboard) secretNamed(name string) (secretView, error) {
 	views := d.secrets()
-	i := slices.IndexFunc(views, func(v secretView) bool { return v.Name == r.PathValue("name") })
+	i := slices.IndexFunc(views, func(v secretView) bool { return v.Name == name })
 	if i < 0 {
 		return secretView{}, &failure{http.StatusNotFound, "unknown_secret", "there is no such secret", ""}
 	}
 	return views[i], nil
 }
 
-// setSecret seals a named secret.
-func (d *dashboard) setSecret(r *http.Request, name, value string) error {
+// stored is the stamp of what is there.
+func (v secretView) stored() stamp { return stampOf(v.version()) }
+
+func (v secretView) version() uint64 {
+	if v.SetAt.IsZero() {
+		return 0
+	}
+	return uint64(v.SetAt.UnixMicro())
+}
+
+// setSecret seals a named secret. seen is what the operator looked at.
+func (d *dashboard) setSecret(r *http.Request, name, value string, seen stamp) error {
 	if !secretName.MatchString(name) {
 		return &failure{http.StatusUnprocessableEntity, "bad_name", "a secret's name is a letter or underscore, then letters, digits and underscores, 64 at most", ""}
 	}
@@ -50,6 +59,12 @@ func (d *dashboard) setSecret(r *http.Request, name, value string) error {
 	case len(value) > maxSecret:
 		return &failure{http.StatusUnprocessableEntity, "bad_value", "the value is longer than 64 KiB", ""}
 	}
+	d.secretsMu.Lock()
+	defer d.secretsMu.Unlock()
+	now, _ := d.secretNamed(name)
+	if !seen.still(now.version()) {
+		return changedSince
+	}
 	if err := d.Registry.SetSecret(context.WithoutCancel(r.Context()), name, secret.New([]byte(value))); err != nil {
 		return fmt.Errorf("storing a secret: %w", err)
 	}
@@ -58,10 +73,15 @@ func (d *dashboard) setSecret(r *http.Request, name, value string) error {
 }
 
 // clearSecret removes a named secret.
-func (d *dashboard) clearSecret(r *http.Request) error {
-	v, err := d.secret(r)
+func (d *dashboard) clearSecret(r *http.Request, seen stamp) error {
+	d.secretsMu.Lock()
+	defer d.secretsMu.Unlock()
+	v, err := d.secretNamed(r.PathValue("name"))
 	if err != nil {
 		return err
+	}
+	if !seen.still(v.version()) {
+		return changedSince
 	}
 	if err := d.Registry.ClearSecret(context.WithoutCancel(r.Context()), v.Name); err != nil {
 		return fmt.Errorf("clearing a secret: %w", err)
