@@ -20,6 +20,11 @@ func (d *dashboard) handleRegistrations() {
 	d.router.handle("GET /registrations/{id}/revoke", d.revokePage)
 	d.router.handle("POST /registrations/{id}/revoke", d.revokeForm)
 	d.router.handle("POST /removals/seen", d.seenRemovalsForm)
+	// Where a form was refused, its answer stands at the form's URL: loading that
+	// anew leads to the page.
+	for _, form := range []string{"approve", "profiles", "block"} {
+		d.router.handle("GET /registrations/{id}/"+form, d.toRegistration)
+	}
 
 	d.router.handle("GET /api/registrations", d.listRegistrations)
 	d.router.handle("GET /api/registrations/{id}", d.getRegistration)
@@ -214,6 +219,15 @@ type registrationBody struct {
 
 func (d *dashboard) registrationPage(w http.ResponseWriter, r *http.Request) {
 	d.showRegistration(w, r, "registration", nil)
+}
+
+func (d *dashboard) toRegistration(w http.ResponseWriter, r *http.Request) {
+	reg, err := d.registration(r)
+	if err != nil {
+		d.fail(w, r, err)
+		return
+	}
+	seeOther(w, r, "/registrations/"+string(reg.ID))
 }
 
 func (d *dashboard) revokePage(w http.ResponseWriter, r *http.Request) {

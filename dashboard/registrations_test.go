@@ -136,6 +136,10 @@ func TestPages_ARefusedFormKeepsWhatWasTicked(t *testing.T) {
 	if strings.Contains(section(t, body, "now"), "data-live") {
 		t.Error("the form renews itself, and what was ticked is lost")
 	}
+	for _, what := range []string{"approve", "profiles", "block"} { // reloaded after a refusal
+		goesTo(t, g.send(request{method: "GET", path: "/registrations/" + string(reg.ID) + "/" + what, secret: password}), "/registrations/"+string(reg.ID))
+	}
+	status(t, g.send(request{method: "GET", path: "/registrations/r_nothing/approve", secret: password}), http.StatusNotFound)
 }
 
 // The parts of the page that renew themselves do so by asking for the page that
