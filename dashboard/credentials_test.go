@@ -186,6 +186,13 @@ func TestI02_NoSlotOfAnyTypeIsShown(t *testing.T) {
 			again := status(t, g.post(page, form(wrong)), http.StatusUnprocessableEntity)
 			checkEmptyFields(t, c.Ref()+" "+slot, again)
 		}
+		// Nor where a session has ended: what the form was made from comes back.
+		late := form(values(c.Ref()))
+		late.Set("seen", "4711")
+		ended := status(t, g.send(request{method: "POST", path: page, form: late, header: http.Header{"Sec-Fetch-Site": {"same-origin"}}}), http.StatusUnauthorized)
+		if !strings.Contains(ended, `name="seen" value="4711"`) {
+			t.Errorf("%s: the page of an ended session does not keep what the form was made from", c.Ref())
+		}
 		status(t, g.post(page, form(map[string]string{"no_such_slot": fresh("unknown")})), http.StatusUnprocessableEntity)
 	}
 	if slots != 12 {

@@ -22,7 +22,7 @@ const (
 var keptFields = []string{
 	"addresses", "anyway", "cidr", "confirm", "credential", "cursor", "decision", "endpoint", "for", "host", "id", "keep", "limit", "minutes", "name", "note",
 	"pin", "pin4", "pin6", "pin_udp4", "pin_udp6", "policy", "port", "profile", "reason", "registration", "repin", "rule",
-	"seen4", "seen6", "seen_udp4", "seen_udp6", "since", "source", "text", "ttl", "until", "uses", "verdict", "which",
+	"seen", "seen4", "seen6", "seen_udp4", "seen_udp6", "since", "source", "text", "ttl", "until", "uses", "verdict", "which",
 }
 
 // keptBody is a form on the page that says its session has ended.
