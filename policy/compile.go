@@ -36,6 +36,11 @@ func Load(path string, opts Options) (*Policy, error) {
 // No attribute of this version holds a secret, so {{secret:NAME}} is an error
 // wherever it stands, and opts.Secret is not called.
 func Compile(filename string, src []byte, _ Options) (*Policy, hcl.Diagnostics) {
+	return compile(filename, src, nil)
+}
+
+// compile is Compile; where draft is given, it stands for all files besides.
+func compile(filename string, src []byte, draft *readFiles) (*Policy, hcl.Diagnostics) {
 	dir, err := filepath.Abs(filepath.Dir(filename))
 	if err != nil { // a relative name, and the working directory is gone
 		start := hcl.Range{Filename: filename, Start: hcl.InitialPos, End: hcl.InitialPos}
@@ -48,7 +53,8 @@ func Compile(filename string, src []byte, _ Options) (*Policy, hcl.Diagnostics) 
 	}
 	c := &compiler{
 		dir:         dir,
-		policy:      &Policy{},
+		draft:       draft,
+		policy:      &Policy{read: readFiles{map[string]rootsFile{}, map[string]knownFile{}}},
 		endpoints:   map[string]*Endpoint{},
 		credentials: map[string]*Credential{},
 		places:      map[string]hcl.Range{},
@@ -62,14 +68,19 @@ func Compile(filename string, src []byte, _ Options) (*Policy, hcl.Diagnostics) 
 		return nil, c.diags
 	}
 	c.policy.index = newIndex(c.policy.Endpoints)
+	c.policy.sources = []Source{newSource(filename, src)}
+	c.policy.declarations = declarations(c.places)
 	return c.policy, nil
 }
 
 // compiler is the state of one Compile.
 type compiler struct {
-	dir    string // of the file, absolute
+	dir    string     // of the file, absolute
+	draft  *readFiles // not nil: the text is a draft, and these are all files it may name
 	diags  hcl.Diagnostics
 	policy *Policy
+
+	compared int // names, for suggestions
 
 	// By reference. A nil value was declared, but not well: references to it are
 	// not reported a second time.

@@ -170,7 +170,7 @@ func (c *compiler) endpointRef(v value, t credentialType) *Endpoint {
 	}
 	e, declared := c.endpoints[v.text]
 	if !declared {
-		c.errorf(v.rng, "Unknown endpoint", "There is no endpoint %s.%s", clip(v.text), didYouMean(v.text, sortedKeys(c.endpoints)))
+		c.errorf(v.rng, "Unknown endpoint", "There is no endpoint %s.%s", clip(v.text), suggest(c, v.text, c.endpoints))
 	}
 	return e
 }

@@ -23,6 +23,7 @@ type hideRestOfLine struct{}
 
 func (c *compiler) report(d *hcl.Diagnostic) {
 	if len(c.diags) < maxDiagnostics {
+		d.Detail = Mask(d.Detail) // it may quote what was pasted in the wrong place
 		c.diags = append(c.diags, d)
 	}
 }
@@ -59,12 +60,12 @@ func (c *compiler) duplicate(again, first hcl.Range, summary, detail string) {
 // diagnostic with file and line, the line itself and a caret under the place.
 type DiagnosticsError struct {
 	Diagnostics hcl.Diagnostics
-	source      []byte
+	source      []byte // through Mask
 }
 
 // NewDiagnosticsError returns the error for what Compile said about src.
 func NewDiagnosticsError(diags hcl.Diagnostics, src []byte) *DiagnosticsError {
-	return &DiagnosticsError{Diagnostics: diags, source: src}
+	return &DiagnosticsError{Diagnostics: diags, source: []byte(Mask(string(src)))}
 }
 
 // Summary says in one short phrase how many errors there are: "2 errors".

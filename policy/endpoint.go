@@ -198,6 +198,15 @@ func (c *compiler) caFile(e *Endpoint, s section) {
 		return
 	}
 	path := c.path(v.text)
+	if c.draft != nil {
+		f, ok := c.draft.roots[path]
+		if !ok {
+			c.unchecked(v, "ca_file", path)
+			return
+		}
+		e.RootCAs, e.rootsDigest = f.pool, f.digest
+		return
+	}
 	b, err := readFile(path, maxCAFile)
 	if err != nil {
 		c.invalid(v.rng, "ca_file", fmt.Errorf("it cannot be read: %w", err))
@@ -211,6 +220,7 @@ func (c *compiler) caFile(e *Endpoint, s section) {
 	digest := sha256.Sum256(b)
 	e.rootsDigest = hex.EncodeToString(digest[:])
 	c.policy.files = append(c.policy.files, path)
+	c.policy.read.roots[path] = rootsFile{e.RootCAs, e.rootsDigest}
 }
 
 // parseCertificates reads a file of PEM certificates. Anything else in PEM is an

@@ -41,6 +41,10 @@ type Policy struct {
 
 	index *index   // of Endpoints; nil in a Policy that Compile did not make
 	files []string // read besides the policy file itself
+
+	sources      []Source
+	declarations []Declaration
+	read         readFiles // what files was read as
 }
 
 // Gateway is the gateway block.

@@ -407,7 +407,7 @@ func write(t *testing.T, path, content string) {
 }
 
 // certificate returns a self-signed certificate in PEM.
-func certificate(t *testing.T, serial int64) string {
+func certificate(t testing.TB, serial int64) string {
 	t.Helper()
 	pub, key, err := ed25519.GenerateKey(nil)
 	if err != nil {

@@ -39,7 +39,7 @@ func (c *compiler) profile(b *hclsyntax.Block) {
 		seen[item.text] = true
 		cred, declared := c.credentials[item.text]
 		if !declared {
-			c.errorf(item.rng, "Unknown credential", "There is no credential %s.%s", clip(item.text), didYouMean(item.text, sortedKeys(c.credentials)))
+			c.errorf(item.rng, "Unknown credential", "There is no credential %s.%s", clip(item.text), suggest(c, item.text, c.credentials))
 			continue
 		}
 		if cred == nil {

@@ -145,6 +145,15 @@ func (c *compiler) knownHosts(x *SSH, v value) {
 		return
 	}
 	path := c.path(v.text)
+	if c.draft != nil {
+		f, ok := c.draft.known[path]
+		if !ok {
+			c.unchecked(v, attribute, path)
+			return
+		}
+		x.KnownHosts, x.knownHostsDigest = f.callback, f.digest
+		return
+	}
 	b, err := readFile(path, maxKnownHosts)
 	if err != nil {
 		c.invalid(v.rng, attribute, fmt.Errorf("it cannot be read: %w", err))
@@ -164,6 +173,7 @@ func (c *compiler) knownHosts(x *SSH, v value) {
 	digest := sha256.Sum256(b)
 	x.knownHostsDigest = hex.EncodeToString(digest[:])
 	c.policy.files = append(c.policy.files, path)
+	c.policy.read.known[path] = knownFile{x.KnownHosts, x.knownHostsDigest}
 }
 
 // knowsAny reports whether a known_hosts file has a line for any of the hosts,
@@ -273,7 +283,7 @@ func (c *compiler) jumpTarget(j jumpPlace) *Endpoint {
 	}
 	to, declared := c.endpoints[j.to.text]
 	if !declared {
-		c.errorf(j.to.rng, "Unknown endpoint", "There is no endpoint %s.%s", clip(j.to.text), didYouMean(j.to.text, sortedKeys(c.endpoints)))
+		c.errorf(j.to.rng, "Unknown endpoint", "There is no endpoint %s.%s", clip(j.to.text), suggest(c, j.to.text, c.endpoints))
 		return nil
 	}
 	if to == nil {

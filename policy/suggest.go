@@ -24,6 +24,19 @@ func didYouMean(given string, valid []string) string {
 	return fmt.Sprintf(" Did you mean %s?", best)
 }
 
+// maxCompared bounds how many declared names one compilation compares with names
+// that are not: else a file of nothing but mistakes would take minutes.
+const maxCompared = 20_000
+
+// suggest is didYouMean for the names declared so far. Once enough have been
+// compared it has no suggestion any more.
+func suggest[V any](c *compiler, given string, declared map[string]V) string {
+	if c.compared += len(declared); c.compared > maxCompared || len(c.diags) >= maxDiagnostics {
+		return ""
+	}
+	return didYouMean(given, sortedKeys(declared))
+}
+
 // distance is the Levenshtein distance in bytes: names are ASCII.
 func distance(a, b string) int {
 	row := make([]int, len(b)+1)
