@@ -144,6 +144,7 @@ func (d *dashboard) handleRoutes() {
 	d.handlePolicy()
 	d.handleSystem()
 	d.handleLive()
+	d.handleDocument()
 	d.handleStatic()
 }
 

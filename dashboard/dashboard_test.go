@@ -243,6 +243,15 @@ func (g *gateway) send(q request) *http.Response {
 	resp := w.Result()
 	_ = resp.Header.Write(g.seen)
 	_, _ = g.seen.Write(w.Body.Bytes())
+	if isAPI(r.URL.Path) {
+		d, err := description()
+		if err != nil {
+			g.t.Fatal(err)
+		}
+		if err := d.answerFits(q.method, q.path, resp.StatusCode, resp.Header, w.Body.Bytes()); err != nil {
+			g.t.Errorf("the API's description: %v", err)
+		}
+	}
 	return resp
 }
 

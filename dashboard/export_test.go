@@ -77,3 +77,6 @@ func Strength(password string) (weak bool, said string) {
 	s := strengthOf(password)
 	return s.weak(), s.String()
 }
+
+// OpenAPI is the description of the API as it is served.
+func OpenAPI() []byte { return apiDocument() }

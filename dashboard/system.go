@@ -104,6 +104,7 @@ func (d *dashboard) system() systemView {
 		CA:            caView{s.CAFingerprint, s.CAExpires.UTC(), s.SSHAuthority},
 		Store:         storeView{s.StateDir, s.Database, s.DiskFree, s.DiskTotal},
 		ActionLog:     newLogView(d.Registry.LogHealth(), d.Registry.LastAction(), p.Gateway.ActionLog),
+		Listeners:     []listenerView{},
 		Registrations: make(map[string]int),
 		EventStreams:  len(d.streams),
 	}

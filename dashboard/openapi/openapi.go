@@ -23,7 +23,8 @@ type Operation struct {
 	Takes any         // a value of the type of the request's body; nil: it has none
 	Gives any         // a value of the type of the answer; nil: it has no body, and status 204
 	List  bool        // Gives is the type of the items of a list
-	Media string      // of an answer that is not JSON; Gives is then ignored
+	Media []string    // of an answer that is not JSON; Gives is then ignored
+	Parts bool        // a Range is answered too (RFC 9110 section 14)
 	New   bool        // the answer has status 201
 	Open  bool        // needs no credential
 }
@@ -64,8 +65,12 @@ func Document(title, version string, operations map[string]Operation, failure an
 func (s schemas) operation(o Operation, path string, failed any) map[string]any {
 	status, answer := http.StatusOK, map[string]any{"description": "done"}
 	switch {
-	case o.Media != "":
-		answer["content"] = content(o.Media, map[string]any{"type": "string"})
+	case o.Media != nil:
+		kinds := map[string]any{}
+		for _, media := range o.Media {
+			maps.Copy(kinds, content(media, map[string]any{"type": "string"}))
+		}
+		answer["content"] = kinds
 	case o.Gives == nil:
 		status = http.StatusNoContent
 	case o.List:
@@ -82,13 +87,14 @@ func (s schemas) operation(o Operation, path string, failed any) map[string]any 
 	if o.New {
 		status = http.StatusCreated
 	}
-	d := map[string]any{
-		"summary": o.Does,
-		"responses": map[string]any{
-			strconv.Itoa(status): answer,
-			"default":            map[string]any{"description": "it failed", "content": content("application/json", failed)},
-		},
+	responses := map[string]any{
+		strconv.Itoa(status): answer,
+		"default":            map[string]any{"description": "it failed", "content": content("application/json", failed)},
 	}
+	if o.Parts {
+		responses[strconv.Itoa(http.StatusPartialContent)] = answer
+	}
+	d := map[string]any{"summary": o.Does, "responses": responses}
 	var parameters []any
 	for _, name := range wildcards(path) {
 		parameters = append(parameters, map[string]any{"name": name, "in": "path", "required": true, "schema": map[string]any{"type": "string"}})
