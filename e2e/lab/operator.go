@@ -18,7 +18,7 @@ type Operator struct {
 	Password string
 	base     string
 	client   *http.Client
-	session  http.Header // the cookie
+	session  http.Header // the cookies
 }
 
 // Registration is what the API says of one.
@@ -202,11 +202,13 @@ func (o *Operator) startSession(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("logging in: %w", err)
 	}
-	cookies := resp.Cookies()
-	if len(cookies) != 1 {
-		return fmt.Errorf("logging in: %s with %d cookies", resp.Status, len(cookies))
+	o.session = http.Header{}
+	for _, c := range resp.Cookies() {
+		o.session.Add("Cookie", c.Name+"="+c.Value)
 	}
-	o.session = http.Header{"Cookie": {cookies[0].Name + "=" + cookies[0].Value}}
+	if len(o.session) == 0 {
+		return fmt.Errorf("logging in: %s without a cookie", resp.Status)
+	}
 	return nil
 }
 
