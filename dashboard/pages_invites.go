@@ -60,12 +60,12 @@ func (d *dashboard) showInvites(w http.ResponseWriter, r *http.Request, body inv
 		return
 	}
 	q := r.URL.Query()
-	page1, next, err := pageOf(all, inviteAt, true, q, rowsShown)
+	part, next, err := pageOf(all, inviteAt, true, q, rowsShown)
 	if err != nil {
 		d.fail(w, r, err)
 		return
 	}
-	for _, i := range page1 {
+	for _, i := range part {
 		body.Rows = append(body.Rows, newInviteRow(i))
 	}
 	body.Next, body.First = pageLinks("/invites", q, next)
