@@ -25,6 +25,10 @@ var keptFields = []string{
 	"seen", "seen4", "seen6", "seen_udp4", "seen_udp6", "since", "source", "text", "ttl", "until", "uses", "verdict", "which",
 }
 
+// keptLabels are those of fields that are to be typed again and whose names do not
+// say what they are.
+var keptLabels = map[string]string{"old": "present password", "password": "new password", "repeat": "the same again"}
+
 // keptBody is a form on the page that says its session has ended.
 type keptBody struct {
 	Kept   bool
@@ -91,7 +95,10 @@ func (d *dashboard) keep(r *http.Request) keptBody {
 				body.Fields = append(body.Fields, keptField{name, value, shown(name), shown(value)})
 				continue
 			}
-			label := strings.ReplaceAll(strings.TrimPrefix(name, "slot."), "_", " ")
+			label := keptLabels[name]
+			if label == "" {
+				label = strings.ReplaceAll(strings.TrimPrefix(name, "slot."), "_", " ")
+			}
 			body.Again = append(body.Again, lostField{name, shown(cut(label, 60)), strings.Contains(value, "\n")})
 		}
 	}
@@ -112,7 +119,7 @@ func sameOrigin(r *http.Request) bool {
 // origin that can be gone on to; else it is empty. What a browser would take for
 // another origin's is none: "//host", "/\host", or such with tabs in it.
 func ownPage(target string) string {
-	if target == "" || target[0] != '/' || len(target) > maxNext || strings.ContainsRune(target, '\\') || hasControl(target) {
+	if target == "" || target[0] != '/' || len(target) > maxNext {
 		return ""
 	}
 	u, err := url.ParseRequestURI(target)
@@ -120,7 +127,7 @@ func ownPage(target string) string {
 		return ""
 	}
 	p := u.EscapedPath()
-	if path.Clean(p) != p || path.Clean(u.Path) != u.Path || isAPI(u.Path) || strings.HasPrefix(u.Path, "/static/") ||
+	if strings.ContainsRune(u.Path+u.RawQuery, '\\') || hasControl(u.Path+u.RawQuery) || path.Clean(p) != p || path.Clean(u.Path) != u.Path || isAPI(u.Path) || strings.HasPrefix(u.Path, "/static/") ||
 		u.Path == "/login" || u.Path == "/setup" || u.Path == "/logout" {
 		return ""
 	}

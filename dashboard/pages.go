@@ -71,6 +71,9 @@ func (d *dashboard) render(w http.ResponseWriter, status int, name string, p pag
 		return
 	}
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
+	if status >= http.StatusBadRequest {
+		w.Header().Set("HX-Push-Url", "false") // what a form is sent to is often no page to come back to
+	}
 	w.WriteHeader(status)
 	_, _ = w.Write(b.Bytes())
 }

@@ -53,19 +53,109 @@
     if (renews && (status >= 400 || dirty(e.detail.target))) e.detail.shouldSwap = false;
   });
 
-  document.addEventListener("htmx:sendError", function () {
+  function gone() {
     tell("gateway-gone", "The gateway does not answer. Nothing that you typed is lost: try again in a moment.");
+  }
+
+  document.addEventListener("htmx:sendError", gone);
+
+  // The title counts what waits, as the navigation does.
+  document.addEventListener("htmx:afterSettle", function () {
+    var held = document.querySelector("#count-approvals .count");
+    var title = document.title.replace(/^\(\d+\) /, "");
+    document.title = held ? "(" + parseInt(held.textContent, 10) + ") " + title : title;
   });
-  document.addEventListener("htmx:sseError", function (e) {
-    if (e.detail && e.detail.error && e.detail.error.status === 401) ended();
-  });
-  document.addEventListener("htmx:sseClose", function (e) {
-    if (e.detail && e.detail.type === "message") ended();
-  });
-  document.addEventListener("htmx:sseOpen", function () {
-    untell("gateway-gone");
-    untell("session-ended");
-  });
+
+  // Stream is what /api/live sends. It is there while the page is looked at: over
+  // HTTP/1.1 a browser has six connections to the gateway for all its tabs. It comes
+  // back by itself after the gateway or the session has; what it may have missed
+  // meanwhile is taken to have changed.
+  class Stream extends EventTarget {
+    constructor(url) {
+      super();
+      this.url = url;
+      this.names = new Set();
+      this.missed = false;
+      this.look = this.look.bind(this);
+      document.addEventListener("visibilitychange", this.look);
+      window.addEventListener("focus", this.look);
+      this.look();
+    }
+
+    // readyState never says that it is over before close: htmx would open another.
+    get readyState() {
+      return this.over ? EventSource.CLOSED : this.source ? this.source.readyState : EventSource.CONNECTING;
+    }
+
+    addEventListener(name, listener) {
+      super.addEventListener(name, listener);
+      if (this.names.has(name)) return;
+      this.names.add(name);
+      if (this.source) this.pass(name);
+    }
+
+    pass(name) {
+      this.source.addEventListener(name, () => this.dispatchEvent(new MessageEvent(name, { data: "" })));
+    }
+
+    // look connects a page that is looked at, and no other.
+    look() {
+      if (document.hidden) this.drop();
+      else this.connect();
+    }
+
+    connect() {
+      clearTimeout(this.timer);
+      if (this.over || this.source) return;
+      var source = (this.source = new EventSource(this.url));
+      this.names.forEach((name) => this.pass(name));
+      source.addEventListener("ended", () => {
+        ended();
+        this.drop();
+        this.timer = setTimeout(this.look, 15000);
+      });
+      source.onopen = () => {
+        untell("gateway-gone");
+        untell("session-ended");
+        if (this.onopen) this.onopen();
+        if (this.missed) this.names.forEach((name) => this.dispatchEvent(new MessageEvent(name, { data: "" })));
+        this.missed = false;
+      };
+      source.onerror = () => {
+        this.missed = true;
+        if (source.readyState === EventSource.CONNECTING) {
+          gone();
+          return;
+        }
+        // It does not say what was answered.
+        this.drop();
+        this.timer = setTimeout(this.look, 5000);
+        fetch("/api/sessions").then(function (answer) {
+          untell("gateway-gone");
+          if (answer.status === 401) ended();
+        }, gone);
+      };
+    }
+
+    drop() {
+      clearTimeout(this.timer);
+      if (!this.source) return;
+      this.source.close();
+      this.source = null;
+      this.missed = true;
+    }
+
+    close() {
+      this.over = true;
+      this.drop();
+      document.removeEventListener("visibilitychange", this.look);
+      window.removeEventListener("focus", this.look);
+    }
+  }
+
+  htmx.createEventSource = function (url) {
+    return url === "/api/live" ? new Stream(url) : new EventSource(url);
+  };
 
   // data-copy="ID" copies what stands in that element.
   document.addEventListener("click", function (e) {
@@ -76,6 +166,19 @@
       button.textContent = "Copied";
     });
   });
+
+  // How many new actions the log shows is announced, every 15 seconds at most.
+  function logged() {
+    return Array.from(document.querySelectorAll("#log tr[data-id]"), function (row) { return Number(row.dataset.id); });
+  }
+  var announced = Math.max.apply(null, logged().concat(0));
+  setInterval(function () {
+    var news = document.getElementById("log-news");
+    var fresh = logged().filter(function (id) { return id > announced; });
+    if (!news || !fresh.length) return;
+    announced = Math.max.apply(null, fresh);
+    news.textContent = fresh.length === 1 ? "1 new action" : fresh.length + " new actions";
+  }, 15000);
 
   // <time data-until datetime="…"> counts down.
   setInterval(function () {
