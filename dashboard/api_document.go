@@ -3,6 +3,7 @@ package dashboard
 import (
 	"encoding/json"
 	"net/http"
+	"slices"
 
 	"github.com/clawpatrol/clawpatrol/dashboard/openapi"
 	"github.com/clawpatrol/clawpatrol/enrolment/invites"
@@ -61,8 +62,8 @@ var paged = []openapi.Parameter{
 	{Name: "cursor", Does: "next of the page before"},
 }
 
-// actionParameters are the filters of the action log.
-var actionParameters = append([]openapi.Parameter{
+// actionFilters are the filters of the action log.
+var actionFilters = []openapi.Parameter{
 	{Name: "registration", Does: "rows of this registration"},
 	{Name: "endpoint", Does: "rows of this endpoint, as type.name"},
 	{Name: "credential", Does: "rows that used this credential, as type.name"},
@@ -71,7 +72,7 @@ var actionParameters = append([]openapi.Parameter{
 	{Name: "text", Does: "rows whose summary, reason or status has this, in any case"},
 	{Name: "since", Does: "rows since an RFC 3339 time, or a duration ago"},
 	{Name: "until", Does: "rows before an RFC 3339 time, or a duration ago"},
-}, paged...)
+}
 
 const eventStream = "text/event-stream"
 
@@ -122,7 +123,11 @@ var operations = map[string]openapi.Operation{
 	"GET /api/host-keys":                             {Does: "Host keys that an operator accepted.", Gives: hostKeyView{}, List: true},
 	"DELETE /api/host-keys/{endpoint}/{host}/{port}": {Does: "Forgets a host key: the next connection asks again."},
 
-	"GET /api/actions": {Does: "The action log, newest first.", Gives: actionView{}, List: true, Query: actionParameters},
+	"GET /api/actions":        {Does: "The action log, newest first.", Gives: actionListView{}, Query: slices.Concat(actionFilters, paged)},
+	"GET /api/actions/{id}":   {Does: "One action.", Gives: actionView{}},
+	"GET /api/actions/stream": {Does: "Actions as they are logged, as server-sent events.", Media: []string{eventStream}, Query: actionFilters[:len(actionFilters)-1]},
+	"GET /api/actions.csv":    {Does: "Actions as a file, newest first.", Media: []string{"text/csv"}, Query: slices.Concat(actionFilters, paged[1:])},
+	"GET /api/actions.jsonl":  {Does: "Actions as a file, newest first.", Media: []string{"application/jsonl"}, Query: slices.Concat(actionFilters, paged[1:])},
 
 	"GET /api/approvals": {Does: "What waits or waited for an operator, newest first.", Gives: approvalView{}, List: true,
 		Query: append([]openapi.Parameter{{Name: "state", Does: "only those in this state"}}, paged...)},

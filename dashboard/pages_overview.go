@@ -149,7 +149,7 @@ func (d *dashboard) overviewPage(w http.ResponseWriter, r *http.Request) {
 		d.fail(w, r, err)
 		return
 	}
-	actions, _, err := d.actions(r.Context(), registry.ActionFilter{Limit: overviewActions})
+	recent, err := d.actions(r.Context(), registry.ActionFilter{Limit: overviewActions})
 	if err != nil {
 		d.fail(w, r, err)
 		return
@@ -158,7 +158,7 @@ func (d *dashboard) overviewPage(w http.ResponseWriter, r *http.Request) {
 	for _, reg := range d.Registry.Snapshot().All() {
 		names[string(reg.ID)] = shown(reg.Name)
 	}
-	for _, a := range actions {
+	for _, a := range recent.Views {
 		body.Actions = append(body.Actions, newActionRow(a, names))
 	}
 	body.Counted = [2]countedTable{{ID: "hosts", Title: "By registration"}, {ID: "served", Title: "By endpoint"}}

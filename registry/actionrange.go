@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"fmt"
 	"time"
 )
 
@@ -138,4 +139,17 @@ func (f *ActionFilter) spanQuery(ids idRange) (string, []any) {
 	one.spans(&c, ids)
 	return "SELECT s.span, " + both + " FROM action_spans s" + c.String() + " ORDER BY s.span DESC LIMIT ?",
 		append(append(args, c.args...), maxWalkedSpans)
+}
+
+// AfterTime returns the ID before which all rows are older than t, as After of
+// a filter that begins there.
+func (db *DB) AfterTime(ctx context.Context, t time.Time) (int64, error) {
+	first, err := db.timeBound(ctx, sinceQuery, t)
+	switch {
+	case err != nil:
+		return 0, fmt.Errorf("looking for a time in the action log: %w", err)
+	case !first.Valid:
+		return db.LastAction(), nil
+	}
+	return first.Int64 - 1, nil
 }
