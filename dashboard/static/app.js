@@ -49,7 +49,7 @@
     untell("session-ended");
     untell("gateway-gone");
     // A part of the page that renews itself waits until nobody types in it.
-    var renews = e.detail.requestConfig && e.detail.requestConfig.verb === "get" && e.detail.elt.hasAttribute("data-live");
+    var renews = e.detail.requestConfig && e.detail.requestConfig.verb === "get" && e.detail.elt.matches("[data-live], [data-count]");
     if (renews && (status >= 400 || dirty(e.detail.target))) e.detail.shouldSwap = false;
   });
 
