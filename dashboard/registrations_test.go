@@ -361,12 +361,18 @@ func TestRegistrations_ComeInPages(t *testing.T) {
 		t.Errorf("in %d pages by three: %v", pages, got)
 	}
 	// One that goes while somebody walks takes no other with it.
-	var late *registry.Registration
 	g.clock.pass(time.Second)
-	late = g.enrol("late", "198.51.100.200")
+	late := g.enrol("late", "198.51.100.200")
 	g.clock.pass(time.Second)
 	ids = append(ids, string(g.approved("last", "198.51.100.1").ID))
-	if got, _ := walk("limit=8", func(int) { g.clock.pass(16 * time.Minute) }); !slices.Equal(got, append(slices.Clone(ids[:7]), string(late.ID), ids[7])) {
+	expire := func(int) {
+		g.clock.pass(16 * time.Minute)
+		refused(t, g.api("POST", "/api/registrations/"+string(late.ID)+"/approve", `{"profiles":["ci"]}`), http.StatusNotFound, "not_found")
+		if _, there := g.db.Snapshot().ByID(late.ID); there {
+			t.Fatal("it was not removed")
+		}
+	}
+	if got, _ := walk("limit=8", expire); !slices.Equal(got, append(slices.Clone(ids[:7]), string(late.ID), ids[7])) {
 		t.Errorf("after the cursor's own registration was removed: %v", got)
 	}
 	status(t, g.api("DELETE", "/api/registrations/"+ids[2], ""), http.StatusNoContent)
