@@ -45,8 +45,9 @@ var mayImport = map[string][]string{
 
 	// An approval is a row: a bug in a page cannot touch a live connection.
 	// Recordings are files.
-	"dashboard":          {"dashboard/terminal", "enrolment/invites", "listener", "policy", "protocols/ssh/recording", "registry", "secret"},
+	"dashboard":          {"dashboard/terminal", "dashboard/webhook", "enrolment/invites", "listener", "policy", "protocols/ssh/recording", "registry", "secret"},
 	"dashboard/terminal": {},
+	"dashboard/webhook":  {"registry", "secret"},
 
 	// What runs on an agent host knows the protocol and nothing of the gateway.
 	"agent":         {"datagrams", "enrolment", "secret"},

@@ -38,10 +38,6 @@ type (
 		Old string `json:"old"`
 		New string `json:"new"`
 	}
-	decisionRequest struct {
-		Decision string `json:"decision"` // "allow" or "deny"
-		Reason   string `json:"reason"`
-	}
 	valueRequest struct {
 		Value string `json:"value"`
 	}
@@ -132,7 +128,10 @@ var operations = map[string]openapi.Operation{
 	"GET /api/approvals": {Does: "What waits or waited for an operator, newest first.", Gives: approvalView{}, List: true,
 		Query: append([]openapi.Parameter{{Name: "state", Does: "only those in this state"}}, paged...)},
 	"GET /api/approvals/{id}":  {Does: "One of them.", Gives: approvalView{}},
-	"POST /api/approvals/{id}": {Does: "Decides it.", Takes: decisionRequest{}, Gives: approvalView{}},
+	"POST /api/approvals/{id}": {Does: "Decides it.", Takes: decision{}, Gives: approvalView{}},
+
+	"GET /api/grants":         {Does: "What operators allowed beforehand that is in force.", Gives: grantView{}, List: true},
+	"DELETE /api/grants/{id}": {Does: "Takes one back: the next action asks again."},
 
 	"GET /api/recordings": {Does: "Recordings of SSH sessions, newest first.", Gives: recordingView{}, List: true,
 		Query: []openapi.Parameter{{Name: "registration", Does: "only those of this registration"}, {Name: "cursor", Does: "next of the page before"}}},

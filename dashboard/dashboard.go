@@ -20,6 +20,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/clawpatrol/clawpatrol/dashboard/webhook"
 	"github.com/clawpatrol/clawpatrol/enrolment/invites"
 	"github.com/clawpatrol/clawpatrol/listener"
 	"github.com/clawpatrol/clawpatrol/policy"
@@ -39,6 +40,8 @@ type Config struct {
 
 	Invites    *invites.Office  // nil: this gateway makes none
 	Recordings *recording.Store // of SSH sessions; nil: there are none
+
+	Webhook func() webhook.Status // how announcing fares; nil: nothing is announced
 
 	Flows func(registry.ID) []Flow // running now, newest first; nil: nobody tells them, and none are shown
 

@@ -15,11 +15,14 @@ const maxShown = 512
 // shown makes outside text safe to look at: what does not print, or would
 // reorder what does (control and bidirectional characters, invalid UTF-8), is
 // spelled out. Escaping for HTML is html/template's.
-func shown(s string) string {
+func shown(s string) string { return shownUpTo(s, maxShown) }
+
+// shownUpTo is shown for what may be longer.
+func shownUpTo(s string, most int) string {
 	var b strings.Builder
 	n := 0
 	for i, r := range s {
-		if n++; n > maxShown {
+		if n++; n > most {
 			b.WriteString("…")
 			break
 		}

@@ -63,6 +63,11 @@ func (db *DB) apply(ctx context.Context, a amendment, now time.Time) error {
 			if err := storeRecord(ctx, tx, r); err != nil {
 				return err
 			}
+			if r.State != Approved {
+				if err := endGrants(ctx, tx, r.ID, now); err != nil {
+					return err
+				}
+			}
 		}
 		for _, id := range a.remove {
 			if err := retireRecord(ctx, tx, old.byID[id], now); err != nil {
@@ -85,6 +90,9 @@ func (db *DB) apply(ctx context.Context, a amendment, now time.Time) error {
 		}
 		if !r.held() {
 			db.virtual.drop(r.ID)
+		}
+		if r.State != Approved {
+			db.keepGrants(func(g *liveGrant) bool { return g.Registration != r.ID })
 		}
 	}
 	db.behind.Store(len(db.unsaved) > 0)

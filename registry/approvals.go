@@ -61,10 +61,12 @@ const (
 // Held is something held until an operator decides, as a value nobody
 // changes.
 type Held struct {
+	Seq          int64 // rises with each approval
 	ID           ApprovalID
 	Registration ID
 	Endpoint     string // its reference
 	Kind         ApprovalKind
+	Rule         string // of kind "action": the one that held it
 	Summary      string // for people
 	Detail       json.RawMessage
 	State        ApprovalState
@@ -80,8 +82,9 @@ type HeldRequest struct {
 	Registration ID
 	Endpoint     string
 	Kind         ApprovalKind
+	Rule         string        // of kind "action": the name of the rule that holds it; empty: it is never granted beforehand
 	Summary      string        // at most 512 bytes
-	Detail       any           // encodes as a JSON object of at most 8 KiB; nil: an empty one
+	Detail       any           // encodes as a JSON object of at most 8 KiB, of kind "action" an ActionDetail; nil: an empty one
 	HostKey      HostKey       // of kind "host_key": what is accepted; Host, Port and Key
 	Timeout      time.Duration // 0: 10 minutes
 }
@@ -110,6 +113,9 @@ type approvals struct {
 	waiting atomic.Int64            // len(pending)
 	changes atomic.Uint64           // how often pending has changed
 	keys    atomic.Pointer[hostKeys]
+
+	grants    atomic.Pointer[[]*liveGrant] // replaced under writing
+	takenBack []Grant                      // and the disk does not know; under writing
 }
 
 // holding is one pending approval and who waits for it.
@@ -125,11 +131,16 @@ type holding struct {
 // asked any more. What a registration asks a second time while it waits is one
 // approval. At most 16 of a registration and 256 in all wait, and a registration
 // asks something new at most 32 times at once and then once a second
-// (ErrTooManyHeld).
+// (ErrTooManyHeld). Nobody is asked what a grant covers: it is Allowed, under the
+// ID of the approval that the grant was the answer to, and the use is on disk
+// where uses are numbered.
 func (db *DB) Hold(ctx context.Context, r HeldRequest) (Decision, error) {
-	h, err := db.hold(ctx, r)
+	h, granted, err := db.hold(ctx, r)
 	if err != nil {
 		return Decision{}, fmt.Errorf("asking an operator: %w", err)
+	}
+	if h == nil {
+		return granted, nil
 	}
 	select {
 	case <-h.ended:
@@ -148,21 +159,32 @@ func (db *DB) Hold(ctx context.Context, r HeldRequest) (Decision, error) {
 	return Decision{}, fmt.Errorf("waiting for an operator: %w", context.Cause(ctx))
 }
 
-// hold joins what waits already, or stores a new row.
-func (db *DB) hold(ctx context.Context, r HeldRequest) (*holding, error) {
+// hold joins what waits already, or stores a new row. Where it returns no
+// holding and no error, a grant has decided.
+func (db *DB) hold(ctx context.Context, r HeldRequest) (*holding, Decision, error) {
 	a, err := newApproval(r)
 	if err != nil {
-		return nil, err
+		return nil, Decision{}, err
 	}
 	end, err := db.begin(ctx)
 	if err != nil {
-		return nil, err
+		return nil, Decision{}, err
 	}
 	defer end()
 	now := db.clock()
 	if reg, ok := db.Snapshot().ByID(r.Registration); !ok || reg.State != Approved {
-		return nil, fmt.Errorf("%w: registration %q is not approved", ErrState, r.Registration)
+		return nil, Decision{}, fmt.Errorf("%w: registration %q is not approved", ErrState, r.Registration)
 	}
+	if d, ok, err := db.useGrant(ctx, a, now); ok || err != nil {
+		return nil, d, err
+	}
+	h, err := db.wait(ctx, r, a, now)
+	return h, Decision{}, err
+}
+
+// wait adds a holder to what waits already, or stores a new row. The caller holds
+// writing.
+func (db *DB) wait(ctx context.Context, r HeldRequest, a Held, now time.Time) (*holding, error) {
 	mine := 0
 	for _, h := range db.approvals.pending {
 		if h.Registration != a.Registration || !now.Before(h.ExpiresAt) {
@@ -186,14 +208,17 @@ func (db *DB) hold(ctx context.Context, r HeldRequest) (*holding, error) {
 	}
 	a.CreatedAt, a.ExpiresAt = now, now.Add(timeout)
 	h := &holding{Held: a, hostKey: r.HostKey, holders: 1, ended: make(chan struct{})}
-	err = db.commit(ctx, func(ctx context.Context, tx *sql.Tx) error {
+	err := db.commit(ctx, func(ctx context.Context, tx *sql.Tx) error {
 		if err := forgetApprovals(ctx, tx); err != nil {
 			return err
 		}
-		_, err := tx.ExecContext(ctx, `INSERT INTO approvals (id, registration, endpoint, kind, summary, detail,
+		stored, err := tx.ExecContext(ctx, `INSERT INTO approvals (id, registration, endpoint, kind, rule, summary, detail,
 				state, reason, operator, created_at, decided_at, expires_at)
-			VALUES (?, ?, ?, ?, ?, ?, 'pending', '', '', ?, 0, ?)`,
-			a.ID, a.Registration, a.Endpoint, a.Kind, a.Summary, string(a.Detail), micros(a.CreatedAt), micros(a.ExpiresAt))
+			VALUES (?, ?, ?, ?, ?, ?, ?, 'pending', '', '', ?, 0, ?)`,
+			a.ID, a.Registration, a.Endpoint, a.Kind, a.Rule, a.Summary, string(a.Detail), micros(a.CreatedAt), micros(a.ExpiresAt))
+		if err == nil {
+			h.Seq, err = stored.LastInsertId()
+		}
 		return err
 	})
 	if err != nil {
@@ -238,6 +263,8 @@ func newApproval(r HeldRequest) (Held, error) {
 		return Held{}, fmt.Errorf("%w: an approval without registration, endpoint or summary", ErrInvalid)
 	case r.Kind != ApproveHostKey && r.Kind != ApproveAction:
 		return Held{}, fmt.Errorf("%w: approvals of kind %q", ErrInvalid, r.Kind)
+	case r.Rule != "" && (r.Kind != ApproveAction || !validKey(r.Rule)):
+		return Held{}, fmt.Errorf("%w: rule %q with an approval of kind %q", ErrInvalid, r.Rule, r.Kind)
 	case (r.Kind == ApproveHostKey) != r.HostKey.valid():
 		return Held{}, fmt.Errorf("%w: a host key belongs to an approval of kind %q", ErrInvalid, ApproveHostKey)
 	}
@@ -246,6 +273,7 @@ func newApproval(r HeldRequest) (Held, error) {
 		Registration: r.Registration,
 		Endpoint:     r.Endpoint,
 		Kind:         r.Kind,
+		Rule:         r.Rule,
 		Summary:      cleanText(r.Summary, maxHeldSummary),
 		Detail:       detail,
 		State:        ApprovalPending,
@@ -254,7 +282,7 @@ func newApproval(r HeldRequest) (Held, error) {
 
 // same reports whether h asks what a asks. Registration is equal already.
 func (h *holding) same(a Held, key HostKey) bool {
-	return h.Endpoint == a.Endpoint && h.Kind == a.Kind && h.Summary == a.Summary &&
+	return h.Endpoint == a.Endpoint && h.Kind == a.Kind && h.Rule == a.Rule && h.Summary == a.Summary &&
 		string(h.Detail) == string(a.Detail) && h.hostKey.same(key)
 }
 
@@ -298,7 +326,7 @@ func (db *DB) expireApprovals(now time.Time) error {
 			db.finish(h, ApprovalExpired, "no operator decided in time", "", now)
 		}
 	}
-	return db.saveApprovals()
+	return errors.Join(db.saveApprovals(), db.expireGrants(now))
 }
 
 // saveApprovals stores what ended without a decision. What the disk refuses stays

@@ -25,7 +25,7 @@ import (
 const crashDir = "REGISTRY_TEST_CRASH_DIR"
 
 func TestMain(m *testing.M) {
-	for name, be := range map[string]func(dir string) error{crashDir: changeForever, removalDir: outliveForever, invitesDir: inviteForever} {
+	for name, be := range map[string]func(dir string) error{crashDir: changeForever, removalDir: outliveForever, invitesDir: inviteForever, grantsDir: useForever} {
 		if dir := os.Getenv(name); dir != "" {
 			fmt.Fprintln(os.Stderr, be(dir))
 			os.Exit(3)

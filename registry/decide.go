@@ -1,28 +1,46 @@
 package registry
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
 	"fmt"
+	"math"
+	"slices"
 )
-
-// maxApprovals bounds what Approvals returns: with all that nobody decided there
-// is room for decisions.
-const maxApprovals = 2 * keptUndecided
 
 // Decide answers a pending approval. Of two operators one wins; the other gets
 // ErrState, as does whoever comes too late. Allowing one of kind "host_key"
 // accepts the key in the same transaction. A nil error means that the decision is
 // on disk, and only then does whoever waits learn of it.
 func (db *DB) Decide(ctx context.Context, id ApprovalID, allow bool, reason, operator string) error {
-	if err := db.decide(ctx, id, allow, reason, operator); err != nil {
+	if err := db.decide(ctx, id, allow, reason, operator, nil); err != nil {
 		return fmt.Errorf("deciding approval %q: %w", id, err)
 	}
 	return nil
 }
 
-func (db *DB) decide(ctx context.Context, id ApprovalID, allow bool, reason, operator string) error {
+// DecideFor allows a pending action as Decide does, and with it grants, in the
+// same transaction, what its rule holds of its registration at its endpoint from
+// now on. Other approvals that wait already stay waiting. What no rule asked, host
+// keys among it, cannot be granted (ErrInvalid), and 256 grants at most are in
+// force (ErrTooManyGrants).
+func (db *DB) DecideFor(ctx context.Context, id ApprovalID, reason, operator string, terms GrantTerms) error {
+	if err := db.decide(ctx, id, true, reason, operator, &terms); err != nil {
+		return fmt.Errorf("deciding approval %q: %w", id, err)
+	}
+	return nil
+}
+
+// OverError is why an approval could not be decided: it had ended before, as Held
+// says. It is an ErrState.
+type OverError struct{ Held Held }
+
+func (e *OverError) Error() string        { return ErrState.Error() + ": it is " + string(e.Held.State) }
+func (e *OverError) Is(target error) bool { return target == ErrState }
+
+func (db *DB) decide(ctx context.Context, id ApprovalID, allow bool, reason, operator string, terms *GrantTerms) error {
 	end, err := db.begin(ctx)
 	if err != nil {
 		return err
@@ -36,9 +54,9 @@ func (db *DB) decide(ctx context.Context, id ApprovalID, allow bool, reason, ope
 			return err
 		}
 		if h != nil {
-			a.State = ApprovalExpired // in a moment
+			a.State, a.DecidedAt = ApprovalExpired, now // in a moment
 		}
-		return fmt.Errorf("%w: it is %s", ErrState, a.State)
+		return &OverError{a}
 	}
 	state := ApprovalDenied
 	if allow {
@@ -47,12 +65,24 @@ func (db *DB) decide(ctx context.Context, id ApprovalID, allow bool, reason, ope
 	reason, operator = cleanText(reason, maxHeldReason), cleanText(operator, maxOperator)
 	decided := h.Held
 	decided.State, decided.Reason, decided.Operator, decided.DecidedAt = state, reason, operator, now
+	var grant *liveGrant
+	if terms != nil {
+		if grant, err = newGrant(decided, *terms, now); err != nil {
+			return err
+		}
+		if len(db.Grants()) >= maxGrants {
+			return ErrTooManyGrants
+		}
+	}
 	accept := allow && h.Kind == ApproveHostKey
 	key := h.hostKey
 	key.Endpoint, key.Approval, key.AcceptedAt = h.Endpoint, id, now
 	err = db.commit(ctx, func(ctx context.Context, tx *sql.Tx) error {
 		if err := storeEnd(ctx, tx, decided); err != nil {
 			return err
+		}
+		if grant != nil {
+			return storeGrant(ctx, tx, grant.Grant)
 		}
 		if accept {
 			return storeHostKey(ctx, tx, key)
@@ -61,6 +91,9 @@ func (db *DB) decide(ctx context.Context, id ApprovalID, allow bool, reason, ope
 	})
 	if err != nil {
 		return err
+	}
+	if grant != nil {
+		db.addGrant(grant)
 	}
 	if accept {
 		db.approvals.keys.Store(db.approvals.keys.Load().with(key))
@@ -89,22 +122,64 @@ func (db *DB) Approval(ctx context.Context, id ApprovalID) (Held, error) {
 	return a, nil
 }
 
-// Approvals lists the approvals in a state, or with an empty one all, newest
-// first: 2000 at most, and of the pending ones always all.
-func (db *DB) Approvals(ctx context.Context, state ApprovalState) ([]Held, error) {
-	list, err := db.listApprovals(ctx, state)
-	if err != nil {
-		return nil, fmt.Errorf("listing approvals: %w", err)
-	}
-	return list, nil
+// ApprovalFilter selects approvals; zero fields select all. Newest first.
+type ApprovalFilter struct {
+	States []ApprovalState
+	Before int64 // cursor: those with a lower Seq; 0: from the newest
+	Limit  int   // 1 to 500; 0: 256, as many as can be pending
+
+	OldestFirst bool // and then Before is not looked at
 }
 
-func (db *DB) listApprovals(ctx context.Context, state ApprovalState) ([]Held, error) {
-	query, args := selectApprovals, []any{maxApprovals}
-	if state != "" {
-		query, args = query+" WHERE state = ?", []any{state, maxApprovals}
+// Approvals lists the approvals in a state, or with an empty one all, newest
+// first: 256 at most, and so all that are pending.
+func (db *DB) Approvals(ctx context.Context, state ApprovalState) ([]Held, error) {
+	if state == "" {
+		return db.FindApprovals(ctx, ApprovalFilter{})
 	}
-	rows, err := db.read.QueryContext(ctx, query+" ORDER BY seq DESC LIMIT ?", args...)
+	return db.FindApprovals(ctx, ApprovalFilter{States: []ApprovalState{state}})
+}
+
+// FindApprovals lists approvals. It reads at most Limit rows for each state.
+func (db *DB) FindApprovals(ctx context.Context, f ApprovalFilter) ([]Held, error) {
+	if f.Limit == 0 {
+		f.Limit = maxHeld
+	}
+	if f.Limit < 1 || f.Limit > 500 || f.Before < 0 {
+		return nil, fmt.Errorf("listing approvals: %w: limit %d, before %d", ErrInvalid, f.Limit, f.Before)
+	}
+	var list []Held
+	for _, state := range f.States {
+		some, err := db.listApprovals(ctx, f, "state = ?", state)
+		if err != nil {
+			return nil, fmt.Errorf("listing approvals: %w", err)
+		}
+		list = append(list, some...)
+	}
+	if len(f.States) == 0 {
+		var err error
+		if list, err = db.listApprovals(ctx, f, "? = ''", ""); err != nil {
+			return nil, fmt.Errorf("listing approvals: %w", err)
+		}
+	}
+	slices.SortFunc(list, func(a, b Held) int {
+		if f.OldestFirst {
+			return cmp.Compare(a.Seq, b.Seq)
+		}
+		return cmp.Compare(b.Seq, a.Seq)
+	})
+	return list[:min(len(list), f.Limit)], nil
+}
+
+func (db *DB) listApprovals(ctx context.Context, f ApprovalFilter, where string, state ApprovalState) ([]Held, error) {
+	before, order := int64(math.MaxInt64), "DESC"
+	if f.Before > 0 {
+		before = f.Before
+	}
+	if f.OldestFirst {
+		before, order = math.MaxInt64, "ASC"
+	}
+	rows, err := db.read.QueryContext(ctx, approvalsQuery(where, order), state, before, f.Limit)
 	if err != nil {
 		return nil, err
 	}
@@ -120,14 +195,18 @@ func (db *DB) listApprovals(ctx context.Context, state ApprovalState) ([]Held, e
 	return list, rows.Err()
 }
 
-const selectApprovals = `SELECT id, registration, endpoint, kind, summary, detail, state, reason, operator,
+func approvalsQuery(where, order string) string {
+	return selectApprovals + " WHERE " + where + " AND seq < ? ORDER BY seq " + order + " LIMIT ?"
+}
+
+const selectApprovals = `SELECT seq, id, registration, endpoint, kind, rule, summary, detail, state, reason, operator,
 	created_at, decided_at, expires_at FROM approvals`
 
 func scanApproval(row interface{ Scan(...any) error }) (Held, error) {
 	var a Held
 	var detail string
 	var created, decided, expires int64
-	if err := row.Scan(&a.ID, &a.Registration, &a.Endpoint, &a.Kind, &a.Summary, &detail, &a.State, &a.Reason, &a.Operator,
+	if err := row.Scan(&a.Seq, &a.ID, &a.Registration, &a.Endpoint, &a.Kind, &a.Rule, &a.Summary, &detail, &a.State, &a.Reason, &a.Operator,
 		&created, &decided, &expires); err != nil {
 		return Held{}, err
 	}

@@ -3,6 +3,8 @@ package registry
 import (
 	"context"
 	"database/sql"
+	"errors"
+	"strings"
 	"testing"
 )
 
@@ -33,19 +35,73 @@ func TestI20_DecisionsAreNotPushedOutByWhatNobodyDecided(t *testing.T) {
 	}
 }
 
-// Nor are they off the list, where all that nobody decided came after them.
-func TestI20_DecisionsAreListedBelowWhatNobodyDecided(t *testing.T) {
+// Nor are they hidden: what operators decided is listed without the rest, a page
+// at a time, and no page reads more than it shows.
+func TestI20_DecisionsAreListedWithoutWhatNobodyDecided(t *testing.T) {
 	write, read := rawMigrated(t)
 	insertApprovals(t, write, "allowed", 100)
 	insertApprovals(t, write, "withdrawn", keptUndecided)
+	insertApprovals(t, write, "denied", 20)
 	insertApprovals(t, write, "pending", maxHeld)
-	all, err := (&DB{read: read}).Approvals(t.Context(), "")
-	if err != nil || len(all) != 100+keptUndecided+maxHeld || all[len(all)-1].State != ApprovalAllowed {
-		t.Errorf("%d are listed, %v", len(all), err)
+	db := &DB{read: read}
+	list := func(f ApprovalFilter) []Held {
+		t.Helper()
+		all, err := db.FindApprovals(t.Context(), f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return all
 	}
-	insertApprovals(t, write, "denied", maxApprovals)
-	if all, err = (&DB{read: read}).Approvals(t.Context(), ""); err != nil || len(all) != maxApprovals {
-		t.Errorf("%d are listed, %v", len(all), err)
+	decided := []ApprovalState{ApprovalAllowed, ApprovalDenied}
+	n, before := 0, int64(0)
+	for {
+		some := list(ApprovalFilter{States: decided, Before: before, Limit: 50})
+		for _, a := range some {
+			if before != 0 && a.Seq >= before || a.State == ApprovalAllowed && n < 20 || a.State == ApprovalDenied && n >= 20 {
+				t.Errorf("the %dth is %s, %d after %d", n, a.State, a.Seq, before)
+			}
+			before = a.Seq
+			n++
+		}
+		if len(some) < 50 {
+			break
+		}
+	}
+	if n != 120 {
+		t.Errorf("%d decisions are listed", n)
+	}
+	if all := list(ApprovalFilter{}); len(all) != maxHeld || all[0].State != ApprovalPending {
+		t.Errorf("%d are listed", len(all))
+	}
+	oldest := list(ApprovalFilter{States: []ApprovalState{ApprovalPending}, OldestFirst: true, Limit: 2})
+	if len(oldest) != 2 || oldest[0].ID != "pending1" || oldest[1].ID != "pending2" {
+		t.Errorf("%+v", oldest)
+	}
+	for _, f := range []ApprovalFilter{{Limit: -1}, {Limit: 501}, {Before: -1}} {
+		if _, err := db.FindApprovals(t.Context(), f); !errors.Is(err, ErrInvalid) {
+			t.Errorf("%+v: %v", f, err)
+		}
+	}
+	for _, where := range []string{"state = ?", "? = ''"} {
+		for _, order := range []string{"ASC", "DESC"} {
+			rows, err := read.Query("EXPLAIN QUERY PLAN "+approvalsQuery(where, order), "denied", 1000, 50)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for rows.Next() {
+				var id, parent, unused int
+				var plan string
+				if err := rows.Scan(&id, &parent, &unused, &plan); err != nil {
+					t.Fatal(err)
+				}
+				if !strings.Contains(plan, "USING INDEX approvals_by_state (state=? AND seq<?)") && !strings.Contains(plan, "USING INTEGER PRIMARY KEY (rowid<?)") {
+					t.Errorf("%s, %s: %s", where, order, plan)
+				}
+			}
+			if err := rows.Err(); err != nil {
+				t.Fatal(err)
+			}
+		}
 	}
 }
 

@@ -79,7 +79,7 @@ func open(ctx context.Context, cfg Config) (_ *DB, err error) {
 	}
 	for _, load := range []func(context.Context) error{
 		db.checkSubnets, db.loadRemovals, db.loadRegistrations, db.loadVirtual, db.loadCredentials, db.loadNamed, db.loadSessions,
-		db.loadApprovals, db.loadHostKeys, db.loadCredentialUses,
+		db.loadApprovals, db.loadHostKeys, db.loadCredentialUses, db.loadGrants,
 	} {
 		if err := load(ctx); err != nil {
 			return nil, err
@@ -185,6 +185,7 @@ func (db *DB) Close() error {
 			db.saveUnsaved(ctx, db.clock()),
 			db.saveVirtualUse(ctx, db.clock(), 0),
 			db.saveCredentialUses(ctx, db.clock(), 0),
+			db.saveGrants(),
 			db.closeFiles())
 		if err != nil {
 			db.closeErr = fmt.Errorf("closing registry: %w", err)

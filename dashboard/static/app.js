@@ -51,7 +51,58 @@
     // A part of the page that renews itself waits until nobody types in it.
     var renews = e.detail.requestConfig && e.detail.requestConfig.verb === "get" && e.detail.elt.matches("[data-live], [data-count]");
     if (renews && (status >= 400 || dirty(e.detail.target))) e.detail.shouldSwap = false;
+    if (renews && status < 400 && e.detail.elt.hasAttribute("data-keep")) {
+      e.detail.shouldSwap = false;
+      keepCards(e.detail.elt, e.detail.serverResponse);
+    }
+    // A form that replaces its own card only keeps it where the answer has none.
+    var card = e.detail.elt.matches("form[hx-select]") && e.detail.elt.getAttribute("hx-select");
+    if (card && !parsed(e.detail.serverResponse).querySelector(card)) {
+      e.detail.shouldSwap = false;
+      tell("not-done", "The gateway did not do that. Reload the page to see why.");
+    }
   });
+
+  // Approvals: a part with data-keep keeps its cards where they are, under the
+  // thumb, and with what is typed in them. New ones come behind them. One that does
+  // not wait any more says so first, and goes with the next change, unless somebody
+  // types in it.
+  function keepCards(part, page) {
+    var fresh = parsed(page).getElementById(part.id);
+    if (!fresh) return;
+    var waits = new Set();
+    fresh.querySelectorAll("[data-card]").forEach(function (card) {
+      waits.add(card.id);
+      if (document.getElementById(card.id)) return;
+      var added = document.importNode(card, true);
+      part.append(added);
+      window.htmx.process(added);
+    });
+    part.querySelectorAll("[data-card]").forEach(function (card) {
+      if (waits.has(card.id)) return;
+      if (!card.matches("article") || (card.hasAttribute("data-over") && !dirty(card))) {
+        card.remove();
+        return;
+      }
+      card.setAttribute("data-over", "");
+      var form = card.querySelector("form");
+      if (!form || form.querySelector("button:disabled")) return;
+      form.querySelectorAll("button").forEach(function (b) { b.disabled = true; });
+      var note = document.createElement("p");
+      note.className = "note warn";
+      note.setAttribute("role", "status");
+      note.textContent = "It does not wait any more. ";
+      var link = document.createElement("a");
+      link.href = form.getAttribute("action");
+      link.textContent = "What has become of it";
+      note.append(link);
+      form.before(note);
+    });
+  }
+
+  function parsed(page) {
+    return new DOMParser().parseFromString(page, "text/html");
+  }
 
   function gone() {
     tell("gateway-gone", "The gateway does not answer. Nothing that you typed is lost: try again in a moment.");
