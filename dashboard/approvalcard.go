@@ -64,7 +64,7 @@ func (d *dashboard) approvalCard(h registry.Held) approvalCard {
 // hostKey lays out the detail of a host key.
 func (c *approvalCard) hostKey(raw []byte) {
 	var detail registry.HostKeyDetail
-	if !known(raw, &detail) || detail.Fingerprint == "" {
+	if !knownDetail(raw, &detail) || detail.Fingerprint == "" {
 		c.Raw = shownUpTo(string(raw), maxShownDetail)
 		return
 	}
@@ -82,7 +82,7 @@ func (c *approvalCard) hostKey(raw []byte) {
 // action lays out the detail of an action by its protocol.
 func (c *approvalCard) action(raw []byte) {
 	var detail registry.ActionDetail
-	if !known(raw, &detail) || detail.HTTP == nil && detail.SSH == nil && detail.SQL == nil {
+	if !knownDetail(raw, &detail) || detail.HTTP == nil && detail.SSH == nil && detail.SQL == nil {
 		c.Raw = shownUpTo(string(raw), maxShownDetail)
 		return
 	}
@@ -124,9 +124,9 @@ func (c *approvalCard) action(raw []byte) {
 	}
 }
 
-// known reports whether raw is a JSON object with no other fields than v's, and
+// knownDetail reports whether raw is a JSON object with no other fields than v's, and
 // decodes it: what a page has no line for must not be left out.
-func known(raw []byte, v any) bool {
+func knownDetail(raw []byte, v any) bool {
 	dec := json.NewDecoder(bytes.NewReader(raw))
 	dec.DisallowUnknownFields()
 	if dec.Decode(v) != nil {
