@@ -6,7 +6,6 @@ import "fmt"
 const (
 	chartWidth  = 480
 	chartHeight = 96
-	chartFoot   = 16 // below the bars, for the hours
 	barGap      = 3
 )
 
@@ -27,14 +26,12 @@ type bar struct {
 	AllowedY, AllowedHeight   int
 	DeniedY, DeniedHeight     int
 	Title                     string // what it says when pointed at, and to a screen reader
-	Label                     string // below it; most have none
-	LabelX                    int
 	AllowedCount, DeniedCount int
 }
 
 // newChart draws counts, oldest first.
 func newChart(counts []count) chart {
-	c := chart{Width: chartWidth, Height: chartHeight + chartFoot, Base: chartHeight}
+	c := chart{Width: chartWidth, Height: chartHeight + 1, Base: chartHeight}
 	for _, n := range counts {
 		c.Max = max(c.Max, n.allowed+n.denied)
 		c.Allowed += n.allowed
@@ -42,7 +39,7 @@ func newChart(counts []count) chart {
 	}
 	slot := chartWidth / max(1, len(counts))
 	for i, n := range counts {
-		b := bar{X: i * slot, Width: slot - barGap, Label: n.label, LabelX: i*slot + (slot-barGap)/2, AllowedCount: n.allowed, DeniedCount: n.denied,
+		b := bar{X: i * slot, Width: slot - barGap, AllowedCount: n.allowed, DeniedCount: n.denied,
 			Title: fmt.Sprintf("%s: %d allowed, %d denied", n.when, n.allowed, n.denied)}
 		b.AllowedHeight, b.DeniedHeight = c.height(n.allowed), c.height(n.denied)
 		b.AllowedY = chartHeight - b.AllowedHeight
@@ -56,7 +53,6 @@ func newChart(counts []count) chart {
 type count struct {
 	allowed, denied int
 	when            string
-	label           string
 }
 
 // height is how high n stands: something is never nothing. The parts of the

@@ -20,7 +20,7 @@ func (d *dashboard) handleOverview() {
 // Limits of what the overview lists.
 const (
 	overviewTasks   = 8 // of each kind of what needs the operator
-	overviewActions = 10
+	overviewActions = 6
 	overviewTop     = 8 // of registrations and of endpoints
 )
 
@@ -120,6 +120,7 @@ type overviewBody struct {
 	More     int // tasks that are not listed
 	Actions  []actionRow
 	Chart    chart
+	Below    []string        // the chart
 	Counted  [2]countedTable // by registration, by endpoint
 	Complete bool
 	Join     string // the command that enrols the first agent host; empty: there is one
@@ -144,7 +145,8 @@ func (d *dashboard) overviewPage(w http.ResponseWriter, r *http.Request) {
 		d.fail(w, r, err)
 		return
 	}
-	body := overviewBody{Complete: v.Complete, Chart: newChart(hourCounts(v.Hours))}
+	body := overviewBody{Complete: v.Complete}
+	body.Chart, body.Below = hourBars(v.Hours)
 	if body.Tasks, body.More, err = d.tasks(r.Context(), v, incomplete); err != nil {
 		d.fail(w, r, err)
 		return
@@ -198,17 +200,18 @@ func (d *dashboard) firstJoin() string {
 	return command
 }
 
-// hourCounts are the bars of the last 24 hours; every sixth has its hour below.
-func hourCounts(hours []hourView) []count {
+// hourBars are the bars of the last 24 hours, and the hours to write below every
+// sixth of them.
+func hourBars(hours []hourView) (chart, []string) {
 	var counts []count
+	var below []string
 	for i, h := range hours {
-		c := count{allowed: h.Allowed, denied: h.Denied, when: h.Start.Format("15:04 UTC")}
+		counts = append(counts, count{allowed: h.Allowed, denied: h.Denied, when: h.Start.Format("15:04 UTC")})
 		if i%6 == 0 {
-			c.label = h.Start.Format("15:04")
+			below = append(below, h.Start.Format("15:04"))
 		}
-		counts = append(counts, c)
 	}
-	return counts
+	return newChart(counts), below
 }
 
 // tasks lists what needs the operator, what is broken first.
