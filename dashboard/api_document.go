@@ -107,6 +107,10 @@ var operations = map[string]openapi.Operation{
 
 	"GET /api/endpoints": {Does: "The endpoints of the policy in force.", Gives: endpointView{}, List: true},
 	"GET /api/profiles":  {Does: "The profiles of the policy in force.", Gives: profileView{}, List: true},
+	"GET /api/rules":     {Does: "The rules of the policy in force: none in this version.", Gives: ruleView{}, List: true},
+
+	"GET /api/config":           {Does: "The policy in force as text, and how its file stands to it.", Gives: configView{}},
+	"POST /api/config/validate": {Does: "Checks a draft, and says what it would change.", Takes: draftRequest{}, Gives: validationView{}},
 
 	"GET /api/credentials":                  {Does: "Credentials and which slots are set; never a value.", Gives: credentialView{}, List: true},
 	"GET /api/credentials/{type}/{name}":    {Does: "One credential, and which registrations may use it.", Gives: credentialDetail{}},

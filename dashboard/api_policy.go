@@ -123,3 +123,39 @@ func (d *dashboard) listProfiles(w http.ResponseWriter, _ *http.Request) {
 	}
 	writeList(w, items, "")
 }
+
+// configAPI answers with the policy in force as text, and how its file stands to
+// it.
+func (d *dashboard) configAPI(w http.ResponseWriter, _ *http.Request) {
+	writeJSON(w, http.StatusOK, d.config())
+}
+
+// draftRequest is a policy that stands in no file.
+type draftRequest struct {
+	Source string `json:"source"`
+}
+
+// validateAPI checks a draft. That it has mistakes is an answer, not a failure.
+func (d *dashboard) validateAPI(w http.ResponseWriter, r *http.Request) {
+	var req draftRequest
+	if err := readJSON(r, &req); err != nil {
+		d.fail(w, r, err)
+		return
+	}
+	v, err := d.checkDraft(req.Source)
+	if err != nil {
+		d.fail(w, r, err)
+		return
+	}
+	writeJSON(w, http.StatusOK, v)
+}
+
+// ruleView is a rule of the policy in force. No policy of this version has any:
+// Compile refuses them.
+type ruleView struct {
+	Name string `json:"name"`
+}
+
+func (d *dashboard) listRules(w http.ResponseWriter, _ *http.Request) {
+	writeList[ruleView](w, nil, "")
+}

@@ -47,6 +47,8 @@ type Config struct {
 
 	System func() System // nil: nothing is known of the gateway itself
 
+	PolicyFile func() PolicyFile // nil: nothing is known of the policy's file
+
 	Now func() time.Time // nil: time.Now
 	Log *slog.Logger     // nil: nothing is logged
 
@@ -65,6 +67,7 @@ type dashboard struct {
 	pages     pageSet
 	router    *router
 	streams   chan struct{} // holds a value per open stream of events
+	drafts    drafts
 	kept      chan struct{} // holds a value per form that is being kept; see showEnded
 	secretsMu sync.Mutex    // held from looking at what is stored until it is replaced or cleared
 }

@@ -80,3 +80,15 @@ func Strength(password string) (weak bool, said string) {
 
 // OpenAPI is the description of the API as it is served.
 func OpenAPI() []byte { return apiDocument() }
+
+// CheckingDraft takes the turn at checking drafts until release is called.
+func CheckingDraft(h http.Handler) (release func()) {
+	release, err := h.(*dashboard).drafts.enter()
+	if err != nil {
+		panic(err)
+	}
+	return release
+}
+
+// Drafts counts the drafts that are checked or wait.
+func Drafts(h http.Handler) int { return int(h.(*dashboard).drafts.inside.Load()) }

@@ -48,6 +48,7 @@ type gateway struct {
 	log     *slog.Logger
 	started time.Time
 	policy  atomic.Pointer[policy.Policy]
+	disk    fileState
 
 	replaced chan struct{} // the policy file was; holds one
 	own      []netip.Addr  // what public_url last resolved to; owned by openGateway, then by followPolicy
@@ -101,6 +102,7 @@ func openGateway(ctx context.Context, file string, stdout io.Writer, log *slog.L
 		return nil, err
 	}
 	g.policy.Store(pol)
+	g.disk.accept(nil)
 
 	g.db, err = registry.Open(ctx, registry.Config{
 		Dir:       pol.Gateway.StateDir,
@@ -288,6 +290,7 @@ func (g *gateway) openDashboard(ctx context.Context, pol *policy.Policy) (boundS
 		Recordings: g.recordings,
 		Flows:      g.flows,
 		System:     g.system,
+		PolicyFile: g.policyFile,
 		Listen:     addr,
 		TLS:        certificate != nil,
 		Log:        g.log,

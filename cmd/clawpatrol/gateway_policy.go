@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
-	"reflect"
 	"slices"
 	"syscall"
 	"time"
@@ -94,6 +93,7 @@ func (g *gateway) followPolicy(ctx context.Context) error {
 func (g *gateway) reload(ctx context.Context) {
 	next, err := loadPolicy(g.file)
 	if err != nil {
+		g.disk.refuse(err)
 		g.log.Error("policy not reloaded: the old one stays in force", "err", err)
 		return
 	}
@@ -104,7 +104,8 @@ func (g *gateway) reload(ctx context.Context) {
 		kept.Gateway.Enrolment = enrolling
 		now = &kept
 	}
-	if !reflect.DeepEqual(now.Gateway, next.Gateway) || !reflect.DeepEqual(now.WireGuard, next.WireGuard) {
+	atStart := policy.Compare(now, next).AtStart
+	if len(atStart) > 0 {
 		g.log.Warn("the gateway and wireguard blocks take effect at the next start only")
 		// What is bound and enrolled stays described by what is in force.
 		next.Gateway, next.WireGuard = now.Gateway, now.WireGuard
@@ -112,6 +113,7 @@ func (g *gateway) reload(ctx context.Context) {
 	g.tellMoved(ctx, now, next)
 	g.dialer.SetRules(g.egressRules(ctx, next))
 	g.policy.Store(next)
+	g.disk.accept(atStart)
 	g.proxy.SetPolicy(next)
 	g.log.Info("policy reloaded", "endpoints", len(next.Endpoints), "credentials", len(next.Credentials), "profiles", len(next.Profiles))
 }
@@ -126,26 +128,10 @@ func (g *gateway) tellMoved(ctx context.Context, now, next *policy.Policy) {
 		g.log.Error("which stored secrets the new policy moves is not known", "err", err)
 		return
 	}
-	for _, c := range movedCredentials(now, next) {
+	for _, c := range policy.Moved(now, next) {
 		if slices.ContainsFunc(stored, func(s registry.CredentialStatus) bool { return s.Ref == c.Ref() && len(s.Slots) > 0 }) {
 			g.log.Warn("a stored secret now goes to another endpoint, or to one that has changed: clear it in the dashboard if that was not meant",
 				"credential", c.Ref(), "endpoint", c.Endpoint.Ref(), "hosts", c.Endpoint.Hosts)
 		}
 	}
-}
-
-// movedCredentials lists next's credentials that now does not have, or has with
-// another endpoint, or with the same one otherwise set up.
-func movedCredentials(now, next *policy.Policy) []*policy.Credential {
-	before := make(map[string]*policy.Endpoint, len(now.Credentials))
-	for _, c := range now.Credentials {
-		before[c.Ref()] = c.Endpoint
-	}
-	var moved []*policy.Credential
-	for _, c := range next.Credentials {
-		if was := before[c.Ref()]; was == nil || was.Ref() != c.Endpoint.Ref() || was.Fingerprint != c.Endpoint.Fingerprint {
-			moved = append(moved, c)
-		}
-	}
-	return moved
 }
