@@ -121,11 +121,11 @@ func TestActions_TheNewestPageRenewsItself(t *testing.T) {
 	g := newOperated(t)
 	g.act(registry.Action{Summary: "GET /"})
 	live := g.page("/actions?verdict=allow")
-	if !strings.Contains(live, `hx-get="/actions?verdict=allow"`) || !strings.Contains(live, `sse-connect="/api/live"`) || !strings.Contains(live, `href="/actions?live=off&amp;verdict=allow"`) && !strings.Contains(live, `href="/actions?verdict=allow&amp;live=off"`) {
+	if !strings.Contains(live, `hx-get="/actions?verdict=allow"`) || !strings.Contains(live, `sse-connect="/api/live"`) || !strings.Contains(live, `hx-trigger="sse:actions throttle:1s"`) || !strings.Contains(live, `href="/actions?live=off&amp;verdict=allow"`) && !strings.Contains(live, `href="/actions?verdict=allow&amp;live=off"`) {
 		t.Error("the newest page is not live, or cannot be paused")
 	}
 	for _, still := range []string{"/actions?live=off", "/actions?cursor=9", "/actions?until=1h"} {
-		if page := g.page(still); strings.Contains(page, "hx-get") || strings.Contains(page, "sse-connect") {
+		if page := g.page(still); !strings.Contains(page, `<section id="log" aria-label="Actions, newest first">`) {
 			t.Errorf("%s renews itself", still)
 		}
 	}
@@ -429,7 +429,7 @@ func TestActionDownloads_AreFewAndEndWithTheSession(t *testing.T) {
 // I16: a download has an end, also where the log goes on growing, and where a
 // page is empty.
 func TestI16_DownloadsAreBounded(t *testing.T) {
-	for _, test := range []struct{ perPage, most, want int }{{500, 1000, 1000}, {500, 1200, 1200}, {0, 1000, 0}, {7, 20, 20}} {
+	for _, test := range []struct{ perPage, most, want, pages int }{{500, 1000, 1000, 2}, {500, 1200, 1200, 3}, {0, 1000, 0, 101}, {7, 20, 20, 3}} {
 		pages, sent := 0, 0
 		err := dashboard.AllActions(t.Context(), func(_ context.Context, f registry.ActionFilter) (registry.ActionPage, error) {
 			if pages++; pages > 100 {
@@ -440,8 +440,8 @@ func TestI16_DownloadsAreBounded(t *testing.T) {
 			sent += len(views)
 			return nil
 		})
-		if err != nil || sent != test.want {
-			t.Errorf("%+v: %d rows, %v", test, sent, err)
+		if err != nil || sent != test.want || pages != test.pages {
+			t.Errorf("%+v: %d rows in %d pages, %v", test, sent, pages, err)
 		}
 	}
 }

@@ -62,7 +62,7 @@ type choice struct {
 }
 
 func (d *dashboard) actionsPage(w http.ResponseWriter, r *http.Request) {
-	p := page{Title: "Actions", Section: "actions"}
+	p := page{Title: "Actions", Section: "actions", Live: true}
 	q := r.URL.Query()
 	if from := q.Get("from"); from != "" { // the form's field for a time of its own
 		q.Set("since", from)
@@ -79,7 +79,6 @@ func (d *dashboard) actionsPage(w http.ResponseWriter, r *http.Request) {
 			body.Searched = read.Searched
 			body.Older, body.Newest = pageLinks("/actions", q, read.Next, actionParams...)
 			body.tail(q)
-			p.Live = body.Live
 		}
 	}
 	p.Body = body
@@ -249,5 +248,5 @@ func (d *dashboard) actionPage(w http.ResponseWriter, r *http.Request) {
 	}
 	body.Near = actionsURL("/actions", near)
 	body.Row = newActionRow(v, names)
-	d.render(w, http.StatusOK, "action", page{Title: "Action " + r.PathValue("id"), Section: "actions", Body: body})
+	d.render(w, http.StatusOK, "action", page{Title: "Action " + r.PathValue("id"), Section: "actions", Live: true, Body: body})
 }

@@ -238,11 +238,11 @@ func (f *ActionFilter) match(c *conditions) {
 		{"registration", string(f.Registration)}, {"endpoint", f.Endpoint}, {"verdict", f.Verdict}, {"rule", f.Rule}, {"credential", f.Credential},
 	} {
 		if field.value != "" {
-			c.and("+a."+field.column+" = ?", field.value) // the + keeps SQLite from choosing an index
+			c.and("a."+field.column+" = ?", field.value)
 		}
 	}
 	if !f.Since.IsZero() {
-		c.and("+a.time >= ?", micros(f.Since))
+		c.and("+a.time >= ?", micros(f.Since)) // the + keeps SQLite from choosing the index on times
 	}
 	if !f.Until.IsZero() {
 		c.and("+a.time < ?", micros(f.Until))

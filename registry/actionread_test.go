@@ -101,6 +101,38 @@ func TestActions_QueriesWalkAnIndex(t *testing.T) {
 	}
 }
 
+// A point in time is looked for beside it and at the far end, a few rows each.
+func TestActions_TimesOfAClockThatWasSetBack(t *testing.T) {
+	write, _ := rawMigrated(t)
+	insert := func(id, at int64) {
+		t.Helper()
+		if _, err := write.ExecContext(t.Context(), `INSERT INTO actions (id, time, registration, profile, endpoint, credential, protocol, summary, verdict, rule, reason)
+			VALUES (?, ?, '', '', '', '', '', '', 'allow', '', '')`, id, at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	check := func(query string, at, want int64) {
+		t.Helper()
+		var got sql.NullInt64
+		if err := write.QueryRowContext(t.Context(), query, at, 2).Scan(&got); err != nil || got.Int64 != want {
+			t.Errorf("%d: ID %v, want %d (%v)", at, got, want, err)
+		}
+	}
+	for id, at := range []int64{2: 10, 22, 20, 30, 40, 50} {
+		if id >= 2 {
+			insert(int64(id), at)
+		}
+	}
+	check(sinceQuery, 20, 3)
+	check(untilQuery, 30, 4)
+	check(sinceQuery, 51, 0)
+	check(untilQuery, 10, 0)
+	insert(1, 900) // the clock was far ahead
+	check(sinceQuery, 20, 1)
+	insert(8, 1) // and far behind
+	check(untilQuery, 30, 8)
+}
+
 // wantPlan checks that a plan begins with these steps, sorts nothing and walks
 // no table whole.
 func wantPlan(t *testing.T, f ActionFilter, steps, want []string) {

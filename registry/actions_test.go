@@ -209,6 +209,10 @@ func TestActions_SinceGoesByTheTimeOfEachRow(t *testing.T) {
 	if len(list) != 1 || list[0].ID != 2 {
 		t.Errorf("until: %+v", list)
 	}
+	list = actions(t, db, registry.ActionFilter{Until: c.Now().Add(2 * time.Minute)})
+	if len(list) != 2 || list[0].ID != 3 || list[1].ID != 2 {
+		t.Errorf("until the first row's time: %+v", list)
+	}
 }
 
 func TestActions_TextIsBoundedAndSafe(t *testing.T) {
