@@ -92,3 +92,6 @@ func CheckingDraft(h http.Handler) (release func()) {
 
 // Drafts counts the drafts that are checked or wait.
 func Drafts(h http.Handler) int { return int(h.(*dashboard).drafts.inside.Load()) }
+
+// KeptFields are the fields of forms that come back to who has no session.
+func KeptFields() []string { return keptFields }

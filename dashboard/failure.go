@@ -82,5 +82,9 @@ func (d *dashboard) fail(w http.ResponseWriter, r *http.Request, err error) {
 		writeFailure(w, f)
 		return
 	}
-	d.render(w, f.status, "error", page{Title: http.StatusText(f.status), Error: f.message, Hint: f.hint})
+	p := page{Title: http.StatusText(f.status), Error: f.message, Hint: f.hint}
+	if _, ok := d.sessionOf(r); ok {
+		p.Section = "error" // none of the navigation's, which is there
+	}
+	d.render(w, f.status, "error", p)
 }

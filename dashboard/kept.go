@@ -20,8 +20,8 @@ const (
 // has no session. What is not here is not given back: a secret, a password or a
 // code would stand in a page that nobody is logged in for.
 var keptFields = []string{
-	"addresses", "anyway", "cidr", "confirm", "credential", "cursor", "decision", "endpoint", "for", "host", "id", "keep", "limit", "minutes", "name", "note",
-	"pin", "pin4", "pin6", "pin_udp4", "pin_udp6", "policy", "port", "profile", "reason", "registration", "repin", "rule",
+	"addresses", "anyway", "confirm", "credential", "decision", "endpoint", "for", "from", "host", "name",
+	"pin", "pin4", "pin6", "pin_udp4", "pin_udp6", "port", "profile", "reason", "registration", "rule", "seen",
 	"seen", "seen4", "seen6", "seen_udp4", "seen_udp6", "since", "source", "text", "ttl", "until", "uses", "verdict", "which",
 }
 
@@ -127,7 +127,7 @@ func ownPage(target string) string {
 		return ""
 	}
 	p := u.EscapedPath()
-	if strings.ContainsRune(u.Path+u.RawQuery, '\\') || hasControl(u.Path+u.RawQuery) || path.Clean(p) != p || path.Clean(u.Path) != u.Path || isAPI(u.Path) || strings.HasPrefix(u.Path, "/static/") ||
+	if strings.ContainsRune(u.Path+u.RawQuery, '\\') || hasControl(u.Path+u.RawQuery) || path.Clean(u.Path) != u.Path || isAPI(u.Path) || strings.HasPrefix(u.Path, "/static/") ||
 		u.Path == "/login" || u.Path == "/setup" || u.Path == "/logout" {
 		return ""
 	}

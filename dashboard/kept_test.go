@@ -4,11 +4,16 @@ import (
 	"html"
 	"net/http"
 	"net/url"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
 	nethtml "golang.org/x/net/html"
 
+	"github.com/clawpatrol/clawpatrol/dashboard"
 	"github.com/clawpatrol/clawpatrol/registry"
 )
 
@@ -172,4 +177,67 @@ func TestI14_LoginIsNoOpenRedirect(t *testing.T) {
 			t.Errorf("%q goes to %q", next, to)
 		}
 	}
+}
+
+// A field that is added later has to be decided about: is it given back to who has
+// no session (keptFields), or typed again?
+func TestI02_EveryFieldIsKnownToBeKeptOrNot(t *testing.T) {
+	again := []string{"password", "old", "repeat", "code", "user_code", "value", "slot.{{.Name}}", "next", "{{.Name}}", "{{$f.Name}}"}
+	files, err := filepath.Glob("pages/*.html")
+	if err != nil {
+		t.Fatal(err)
+	}
+	parts, err := filepath.Glob("pages/parts/*.html")
+	if err != nil || len(files) < 10 {
+		t.Fatal(files, err)
+	}
+	for _, file := range append(files, parts...) {
+		page, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, field := range regexp.MustCompile(`<(?:input|textarea|select|button)\b[^>]*?\bname="([^"]*)"[^>]*`).FindAllStringSubmatch(string(page), -1) {
+			kept := slices.Contains(dashboard.KeptFields(), field[1])
+			if kept == slices.Contains(again, field[1]) {
+				t.Errorf("%s: is %q kept for who has no session? Say so in kept.go or here", file, field[1])
+			}
+			if kept && strings.Contains(field[0], `type="password"`) {
+				t.Errorf("%s: %q is a secret, and kept", file, field[1])
+			}
+		}
+	}
+}
+
+// Also what refuses is a page one can read, and go on from.
+func TestPages_EachHasOneHeadingAndErrorsTheNavigation(t *testing.T) {
+	g := newOperated(t)
+	fill := placeholders(g)
+	gated, _ := dashboard.Routes(g.handler)
+	cookie := g.logIn()
+	check := func(what string, r *http.Response, nav bool) {
+		t.Helper()
+		body := text(t, r)
+		if !strings.HasPrefix(r.Header.Get("Content-Type"), "text/html") || r.StatusCode == http.StatusSeeOther {
+			return
+		}
+		if n := strings.Count(body, "<h1"); n != 1 {
+			t.Errorf("%s: %d headings of the first order", what, n)
+		}
+		if strings.Contains(body, `<nav id="nav"`) != nav {
+			t.Errorf("%s: the navigation is there or not: %v", what, !nav)
+		}
+	}
+	for _, p := range gated {
+		method, path, _ := strings.Cut(p, " ")
+		if method == "GET" && !isAPI(path) && !strings.HasPrefix(path, "/static/") {
+			check(p, g.send(request{method: method, path: fill.Replace(path), cookie: cookie}), true)
+			check("PUT "+path, g.send(request{method: "PUT", path: fill.Replace(path), cookie: cookie}), true)
+		}
+	}
+	check("nothing there", g.send(request{method: "GET", path: "/nothing", cookie: cookie}), true)
+	check("log-in", g.send(request{method: "GET", path: "/login"}), false)
+	check("another host", g.send(request{method: "GET", path: "/login", host: "evil.example"}), false)
+	check("another site", g.send(request{method: "POST", path: "/login", header: http.Header{"Origin": {"https://evil.example"}}}), false)
+	check("no session", g.send(request{method: "POST", path: "/approvals/x", form: url.Values{"reason": {"x"}}, header: own()}), false)
+	check("set-up", newGateway(t).send(request{method: "GET", path: "/setup"}), false)
 }

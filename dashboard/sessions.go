@@ -140,8 +140,8 @@ func newPassword(r *http.Request) (string, error) {
 	if err := checkNew(password); err != nil {
 		return "", err
 	}
-	if s := strengthOf(password); s.weak() && r.PostForm.Get("anyway") == "" {
-		return "", &failure{http.StatusUnprocessableEntity, weakPassword, "the password " + s.String(), "nothing has been set: type another, or this one again and tick the box"}
+	if said := GuessablePassword(password); said != "" && r.PostForm.Get("anyway") == "" {
+		return "", &failure{http.StatusUnprocessableEntity, weakPassword, said, "nothing has been set: type another, or this one again and tick the box"}
 	}
 	return password, nil
 }

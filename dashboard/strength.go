@@ -87,6 +87,15 @@ func (s strength) time() string {
 	return "thousands of years"
 }
 
+// GuessablePassword says in words how guessable a new root password is; empty: it
+// is not. It does not quote the password, and refuses none.
+func GuessablePassword(password string) string {
+	if s := strengthOf(password); s.weak() {
+		return "the password " + s.String()
+	}
+	return ""
+}
+
 // strengthOf estimates what guessing password costs: the cheapest way to put it
 // together from common words, other words, sequences, repetitions, years and
 // single characters. It knows few words, so it takes any short run of letters for

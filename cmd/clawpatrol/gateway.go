@@ -118,6 +118,9 @@ func setDashboardPassword(ctx context.Context, file, password string, stdin io.R
 		return fmt.Errorf("storing the dashboard password: %w", err)
 	}
 	fmt.Fprintln(stdout, "dashboard password set; all sessions ended")
+	if said := dashboard.GuessablePassword(password); said != "" {
+		fmt.Fprintf(stdout, "warning: %s\n", said)
+	}
 	return nil
 }
 

@@ -89,6 +89,13 @@ func TestGateway_SetDashboardPassword(t *testing.T) {
 	if code != 0 || !strings.Contains(out, "dashboard password set") || strings.Contains(out, testPassword) {
 		t.Errorf("exit status %d\n%s", code, out)
 	}
+	if strings.Contains(out, "guessable") {
+		t.Errorf("a good password is called guessable:\n%s", out)
+	}
+	code, out = command(t, "password1234\n", "gateway", "--set-dashboard-password", "-", "gateway.hcl")
+	if code != 0 || !strings.Contains(out, "dashboard password set") || !strings.Contains(out, "warning: the password is guessable") || strings.Contains(out, "password1234") {
+		t.Errorf("a guessable password: exit status %d\n%s", code, out)
+	}
 	code, out = command(t, "short\n", "gateway", "--set-dashboard-password", "-", "gateway.hcl")
 	if code != 1 || !strings.Contains(out, "shorter than") {
 		t.Errorf("a short password: exit status %d\n%s", code, out)
