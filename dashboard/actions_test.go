@@ -462,3 +462,21 @@ func TestActions_LinksKeepTheFilter(t *testing.T) {
 		t.Errorf("%v, %v", q, err)
 	}
 }
+
+// BenchmarkActionsPage is what a page of 100 rows costs beyond reading them, which
+// registry's BenchmarkActions measures.
+func BenchmarkActionsPage(b *testing.B) {
+	g := newOperated(b)
+	g.forget()
+	for range 200 {
+		g.db.Finish(g.act(registry.Action{Registration: "r_x", Endpoint: "https.github", Credential: "bearer.github_token", Summary: "GET api.github.com/repos/example/project/issues"}), registry.ActionResult{Status: "200"})
+	}
+	cookie := g.logIn()
+	for _, path := range []string{"/actions", "/api/actions"} {
+		b.Run(path, func(b *testing.B) {
+			for b.Loop() {
+				status(b, g.send(request{method: "GET", path: path, cookie: cookie}), http.StatusOK)
+			}
+		})
+	}
+}
