@@ -21,6 +21,9 @@ const privateKeyMark = "PRIVATE KEY"
 // end of its subject.
 type hideRestOfLine struct{}
 
+// hideLine marks one whose source line is not shown at all.
+type hideLine struct{}
+
 func (c *compiler) report(d *hcl.Diagnostic) {
 	if len(c.diags) < maxDiagnostics {
 		d.Detail = Mask(d.Detail) // it may quote what was pasted in the wrong place
@@ -105,7 +108,8 @@ func (e *DiagnosticsError) render(b *strings.Builder, d *hcl.Diagnostic) {
 	} else {
 		fmt.Fprintf(b, "%s:%d:%d: %s\n", d.Subject.Filename, d.Subject.Start.Line, d.Subject.Start.Column, d.Summary)
 		_, hide := d.Extra.(hideRestOfLine)
-		if line, caret, ok := snippet(e.source, *d.Subject, hide); ok {
+		_, secret := d.Extra.(hideLine)
+		if line, caret, ok := snippet(e.source, *d.Subject, hide); ok && !secret {
 			number := fmt.Sprint(d.Subject.Start.Line)
 			fmt.Fprintf(b, "  %s | %s\n", number, line)
 			fmt.Fprintf(b, "  %s | %s\n", strings.Repeat(" ", len(number)), caret)

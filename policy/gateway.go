@@ -58,7 +58,7 @@ func (c *compiler) gateway(s section) {
 			c.keepOutside(a, v.rng, "public_url "+v.text)
 		}
 	}
-	g.DashboardListen = c.listen(s.blocks["dashboard"], defaultDashboardListen)
+	c.dashboardBlock(s.blocks["dashboard"])
 	if tls, ok := s.blocks["tls"]; ok {
 		for name, field := range map[string]*string{"cert_file": &g.TLSCertFile, "key_file": &g.TLSKeyFile} {
 			v, ok := tls.has(name)

@@ -55,7 +55,9 @@ type Gateway struct {
 	PublicURL       string // https://host:port, no trailing slash
 	Enrolment       Enrolment
 	DashboardListen string
-	TLSCertFile     string // tls block; empty: the local CA issues the leaf
+	DashboardURL    string  // without a slash at its end; empty: it listens on every address, and nothing says where it is reached
+	Webhook         Webhook // zero: nothing is announced
+	TLSCertFile     string  // tls block; empty: the local CA issues the leaf
 	TLSKeyFile      string
 	ActionLog       ActionLog
 }

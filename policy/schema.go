@@ -14,6 +14,7 @@ const (
 	wordOrListKind                 // "word", one of oneOf, or ["a", "b"]
 	refKind                        // https.github
 	refListKind                    // [bearer.a, basic.b]
+	secretKind                     // "{{secret:NAME}}", and nothing else
 )
 
 // attribute is one setting of a block.
@@ -83,9 +84,18 @@ var fileSchema = schema{blocks: []blockType{
 			{name: "enrolment", kind: stringKind, oneOf: []string{"open", "invite", "closed"}},
 		},
 		blocks: []blockType{
-			{name: "dashboard", schema: schema{attributes: []attribute{
-				{name: "listen", kind: stringKind},
-			}}},
+			{name: "dashboard", schema: schema{
+				attributes: []attribute{
+					{name: "listen", kind: stringKind},
+					{name: "url", kind: stringKind},
+				},
+				blocks: []blockType{
+					{name: "webhook", schema: schema{attributes: []attribute{
+						{name: "url", kind: stringKind, required: true},
+						{name: "secret", kind: secretKind},
+					}}},
+				},
+			}},
 			{name: "tls", schema: schema{attributes: []attribute{
 				{name: "cert_file", kind: stringKind, required: true},
 				{name: "key_file", kind: stringKind, required: true},

@@ -26,6 +26,8 @@ func (c *compiler) value(expr hclsyntax.Expression, a attribute) (value, bool) {
 		return c.wrongKind(expr, "true or false, without quotes")
 	case refKind:
 		return c.reference(expr)
+	case secretKind:
+		return c.secretReference(expr)
 	case stringListKind:
 		return c.list(expr, "a list of strings, in brackets", c.stringValue)
 	case wordOrListKind:
@@ -82,8 +84,7 @@ func (c *compiler) stringValue(expr hclsyntax.Expression) (value, bool) {
 		return value{}, false
 	}
 	if strings.Contains(text, "{{secret:") {
-		// No attribute of this version is a secret's place. Where one is, its
-		// entry in the schema will say so.
+		// A secret's place is a secretKind.
 		c.errorf(expr.Range(), "Secret not allowed here", "{{secret:…}} stands only in attributes that hold a secret, and this is not one.")
 		return value{}, false
 	}

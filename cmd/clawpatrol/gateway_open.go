@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/clawpatrol/clawpatrol/dashboard"
+	"github.com/clawpatrol/clawpatrol/dashboard/webhook"
 	"github.com/clawpatrol/clawpatrol/enrolment/invites"
 	"github.com/clawpatrol/clawpatrol/enrolment/public"
 	"github.com/clawpatrol/clawpatrol/policy"
@@ -61,6 +62,7 @@ type gateway struct {
 	sshKeys    *ca.SSH
 	ssh        *ssh.Handler
 	recordings *recording.Store
+	webhook    *webhook.Webhook // nil: nothing is announced
 	postgres   *postgres.Handler
 	proxy      *proxy.Proxy
 	tunnel     *wireguard.Tunnel
@@ -188,6 +190,9 @@ func openGateway(ctx context.Context, file string, stdout io.Writer, log *slog.L
 	if g.public, err = g.openPublic(ctx, pol); err != nil {
 		return nil, err
 	}
+	if err := g.openWebhook(pol); err != nil {
+		return nil, err
+	}
 	if g.dashboard, err = g.openDashboard(ctx, pol); err != nil {
 		return nil, err
 	}
@@ -288,6 +293,7 @@ func (g *gateway) openDashboard(ctx context.Context, pol *policy.Policy) (boundS
 		Policy:     g.policy.Load,
 		Invites:    g.invites,
 		Recordings: g.recordings,
+		Webhook:    g.webhookStatus(),
 		Flows:      g.flows,
 		System:     g.system,
 		PolicyFile: g.policyFile,

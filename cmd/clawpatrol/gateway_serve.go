@@ -24,6 +24,7 @@ func (g *gateway) Serve(ctx context.Context) error {
 
 	group.Go(func() error { return g.peers.Sync(work, g.tunnel) })
 	group.Go(func() error { return g.followPolicy(work) })
+	group.Go(func() error { return g.runWebhook(work) })
 	for _, s := range []boundServer{g.public, g.dashboard} {
 		group.Go(func() error { return s.serve() })
 	}
