@@ -24,42 +24,44 @@ const (
 //   - a source that gave the right password since the start is not held back by
 //     the limit over all, which guessers elsewhere can use up;
 //   - a browser that has logged in before proves it with a cookie (see known) and
-//     has an allowance of its own, which nobody else can use up, wherever they are:
-//     behind the same NAT, on the same loopback.
+//     has an allowance of its own, which nobody else can use up, wherever they are;
+//   - on the gateway's own host each of its users is a source: see owner.
 //
 // What is left is who comes for the first time, from where somebody guesses.
 type attempts struct {
 	now func() time.Time
 
 	mu      sync.Mutex
-	whole   map[guesser]time.Time     // when an allowance is whole again; guarded by mu
-	all     time.Time                 // the same over all sources; guarded by mu
-	trusted map[netip.Prefix]struct{} // guarded by mu
-	sweepT  time.Time                 // guarded by mu
+	whole   map[guesser]time.Time // when an allowance is whole again; guarded by mu
+	all     time.Time             // the same over all sources; guarded by mu
+	trusted map[guesser]struct{}  // guarded by mu
+	sweepT  time.Time             // guarded by mu
 }
 
 func newAttempts(now func() time.Time) *attempts {
-	return &attempts{now: now, whole: make(map[guesser]time.Time), trusted: make(map[netip.Prefix]struct{})}
+	return &attempts{now: now, whole: make(map[guesser]time.Time), trusted: make(map[guesser]struct{})}
 }
 
 // caller is who tries a password.
 type caller struct {
 	addr  netip.Addr
+	owner owner   // of the connection, if it is this host's
 	known knownID // zero: not a known browser
 }
 
-// guesser is whose allowance an attempt was taken from: a source's, or a known
-// browser's.
+// guesser is whose allowance an attempt was taken from: a source's, on the
+// gateway's own host one user's of it, or a known browser's.
 type guesser struct {
 	source netip.Prefix
+	owner  owner
 	known  knownID
 }
 
 // attempt is one that take let through.
 type attempt struct {
 	of     guesser
-	source netip.Prefix
-	all    bool // the limit over all sources was charged too
+	source guesser // which is trusted, should the password be right
+	all    bool    // the limit over all sources was charged too
 }
 
 // take uses one attempt, if there is one. A new source costs one of all's, so
@@ -75,25 +77,25 @@ func (l *attempts) take(c caller) (attempt, bool) {
 	now := l.now()
 	l.sweep(now)
 
+	source := guesser{source: s, owner: c.owner}
 	if c.known != (knownID{}) {
 		if own := (guesser{known: c.known}); l.charge(own, now) {
-			return attempt{of: own, source: s}, true
+			return attempt{of: own, source: source}, true
 		}
 		// Somebody else has the cookie: back to what anyone has.
 	}
 	all := later(l.all, now).Add(allAttemptsRefill)
 	exhausted := all.Sub(now) > allAttemptsBurst*allAttemptsRefill
-	if _, trusted := l.trusted[s]; exhausted && !trusted {
+	if _, trusted := l.trusted[source]; exhausted && !trusted {
 		return attempt{}, false
 	}
-	own := guesser{source: s}
-	if !l.charge(own, now) {
+	if !l.charge(source, now) {
 		return attempt{}, false
 	}
 	if !exhausted {
 		l.all = all
 	}
-	return attempt{of: own, source: s, all: !exhausted}, true
+	return attempt{of: source, source: source, all: !exhausted}, true
 }
 
 // charge takes one attempt of g's own allowance; called with mu held.

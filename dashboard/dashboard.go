@@ -56,6 +56,8 @@ type Config struct {
 	passwordCost int
 	// gatewayAddrs lists the gateway's own addresses; nil: its interfaces'.
 	gatewayAddrs func() []netip.Addr
+	// connectionOwner says who on this host made a connection; nil: the kernel.
+	connectionOwner func(from, to netip.AddrPort) owner
 }
 
 // dashboard serves the listener.
@@ -102,6 +104,9 @@ func newDashboard(cfg Config) (*dashboard, error) {
 	}
 	if cfg.gatewayAddrs == nil {
 		cfg.gatewayAddrs = interfaceAddrs
+	}
+	if cfg.connectionOwner == nil {
+		cfg.connectionOwner = connectionOwner
 	}
 	hosts, err := newHostCheck(cfg.Listen, cfg.TLS)
 	if err != nil {

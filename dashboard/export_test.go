@@ -95,3 +95,12 @@ func Drafts(h http.Handler) int { return int(h.(*dashboard).drafts.inside.Load()
 
 // KeptFields are the fields of forms that come back to who has no session.
 func KeptFields() []string { return keptFields }
+
+// OwnedBy has connections from this host belong to whom says so.
+func (c Config) OwnedBy(whom func(from netip.AddrPort) uint64) Config {
+	c.connectionOwner = func(from, _ netip.AddrPort) owner { return owner(whom(from)) }
+	return c
+}
+
+// ConnectionOwner is what the kernel says: a UNIX user's ID and 1, or 0.
+func ConnectionOwner(from, to netip.AddrPort) uint64 { return uint64(connectionOwner(from, to)) }

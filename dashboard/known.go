@@ -71,5 +71,5 @@ func (d *dashboard) remember(w http.ResponseWriter, r *http.Request, id knownID)
 
 // caller is who sent r, as the limits count.
 func (d *dashboard) caller(r *http.Request) caller {
-	return caller{addr: source(r), known: d.known(r)}
+	return caller{addr: source(r), owner: d.ownerOf(r), known: d.known(r)}
 }

@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/netip"
 	"strings"
 	"time"
 
@@ -145,7 +144,7 @@ func (d *dashboard) setUp(w http.ResponseWriter, r *http.Request, password, code
 	if err := checkNew(password); err != nil {
 		return err
 	}
-	if err := d.checkCode(r.Context(), from, code); err != nil {
+	if err := d.checkCode(r, code); err != nil {
 		return err
 	}
 	hash, err := d.passwords.hash(r.Context(), password)
@@ -170,8 +169,8 @@ func (d *dashboard) setUp(w http.ResponseWriter, r *http.Request, password, code
 // checkCode compares the one-time code that a reset asks for. Only wrong ones use
 // up attempts: 80 random bits need no limit, the log does, and whoever sends wrong
 // ones must not keep out who has the right one.
-func (d *dashboard) checkCode(ctx context.Context, from netip.Addr, code string) error {
-	want, required, err := d.Registry.SetupCodeHash(context.WithoutCancel(ctx))
+func (d *dashboard) checkCode(r *http.Request, code string) error {
+	want, required, err := d.Registry.SetupCodeHash(context.WithoutCancel(r.Context()))
 	if err != nil {
 		return fmt.Errorf("reading the set-up code's hash: %w", err)
 	}
@@ -182,10 +181,10 @@ func (d *dashboard) checkCode(ctx context.Context, from netip.Addr, code string)
 	if subtle.ConstantTimeCompare(got[:], want[:]) == 1 {
 		return nil
 	}
-	if _, ok := d.passwords.attempts.take(caller{addr: from}); !ok {
+	if _, ok := d.passwords.attempts.take(d.caller(r)); !ok {
 		return tooManyTries
 	}
-	d.Log.Warn("dashboard: wrong set-up code", "source", from)
+	d.Log.Warn("dashboard: wrong set-up code", "source", source(r))
 	return wrongCode
 }
 
