@@ -96,7 +96,7 @@ func TestActions_FilterByRuleCredentialTextAndTime(t *testing.T) {
 func TestActions_SearchFurtherBack(t *testing.T) {
 	g := newOperated(t)
 	g.act(registry.Action{Summary: "GET /needle"})
-	for range 70_000 {
+	for range 40_000 {
 		g.act(registry.Action{Summary: "GET /hay"})
 	}
 	first := g.actions("text=needle")

@@ -76,7 +76,7 @@ func (db *DB) bound(ctx context.Context, f ActionFilter, ids idRange) (idRange, 
 		}
 		ids.low = max(ids.low, low)
 	case !f.denied():
-		ids.low = max(ids.low, ids.high-maxWalkedRows+1)
+		ids.low = max(ids.low, ids.high-f.maxRows()+1)
 	}
 	if f.denied() {
 		query, args := f.deniedBound(ids)
@@ -100,7 +100,7 @@ func (f *ActionFilter) deniedBound(ids idRange) (string, []any) {
 // spanBound returns the first ID of the last span that a page looks at; 0: of
 // all.
 func (db *DB) spanBound(ctx context.Context, f ActionFilter, ids idRange) (int64, error) {
-	wanted := maxWalkedRows >> spanBits
+	wanted := int(f.maxRows() >> spanBits)
 	if f.denied() {
 		wanted = maxDeniedSpans
 	}

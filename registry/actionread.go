@@ -14,6 +14,7 @@ import (
 // it came. Figures are in docs/performance.md.
 const (
 	maxWalkedRows   = 64 << spanBits // in the order of their IDs, or of the spans that have the registration or endpoint
+	maxWalkedText   = 32 << spanBits // where a text is looked for in them
 	maxWalkedDenied = 8 << 10        // of those that were not allowed, which lie apart
 	maxWalkedSpans  = 8 << 10        // that are asked whether they have a row of interest
 	maxDeniedSpans  = 2 << 10        // in which rows that were not allowed are looked for
@@ -196,6 +197,14 @@ func (c *conditions) String() string { return " WHERE " + strings.Join(c.where, 
 func (f *ActionFilter) denied() bool  { return f.Verdict != "" && f.Verdict != verdictAllow }
 func (f *ActionFilter) spanned() bool { return f.Registration != "" || f.Endpoint != "" }
 
+// maxRows is how many rows a page of f looks at.
+func (f *ActionFilter) maxRows() int64 {
+	if f.Text != "" {
+		return maxWalkedText
+	}
+	return maxWalkedRows
+}
+
 // walk returns how rows within ids are gone through, newest first: along their
 // IDs, or along the index of those that were not allowed, within all of the log
 // or within spans. It never sorts.
@@ -248,13 +257,23 @@ func (f *ActionFilter) match(c *conditions) {
 		c.and("+a.time < ?", micros(f.Until))
 	}
 	if f.Text != "" {
-		like := "%" + likeEscaper.Replace(f.Text) + "%"
-		c.and(`(a.summary LIKE ? ESCAPE '\' OR a.reason LIKE ? ESCAPE '\' OR a.status LIKE ? ESCAPE '\' OR a.status IS NULL
-			AND (SELECT late.status FROM action_results late WHERE late.action = a.id) LIKE ? ESCAPE '\')`, like, like, like, like)
+		// Not LIKE: that compares letter by letter from each place anew, which takes
+		// up to twenty times as long where a text like "aaaaaab" nearly matches.
+		text := lowerASCII(f.Text)
+		c.and(`(instr(lower(a.summary), ?) OR instr(lower(a.reason), ?) OR instr(lower(a.status), ?) OR a.status IS NULL
+			AND instr(lower((SELECT late.status FROM action_results late WHERE late.action = a.id)), ?))`, text, text, text, text)
 	}
 }
 
-var likeEscaper = strings.NewReplacer(`\`, `\\`, "%", `\%`, "_", `\_`)
+// lowerASCII is SQLite's lower.
+func lowerASCII(s string) string {
+	return strings.Map(func(r rune) rune {
+		if 'A' <= r && r <= 'Z' {
+			r += 'a' - 'A'
+		}
+		return r
+	}, s)
+}
 
 // query returns the statement for the rows of f within ids, and its arguments.
 func (f *ActionFilter) query(ids idRange) (string, []any) {

@@ -137,13 +137,13 @@ func TestActions_FilterByRuleCredentialTextAndTime(t *testing.T) {
 	var last int64
 	for _, row := range []registry.Action{
 		{Verdict: "deny", Rule: "no-writes", Credential: "bearer.github", Summary: `DELETE /100%_\done`, Reason: "Read Only"},
-		{Verdict: "allow", Rule: "no-writes", Credential: "bearer.gitlab", Summary: "GET /100 done"},
+		{Verdict: "allow", Rule: "no-writes", Credential: "bearer.gitlab", Summary: "GET /100 done", Reason: "zzzZzzz"},
 		{Verdict: "allow", Credential: "bearer.github", Summary: "GET /größe"},
-		{Verdict: "allow", Credential: "bearer.github", Summary: "GET /running"},
+		{Verdict: "allow", Credential: "bearer.github", Summary: "GET /running/ABABABABab%"},
 	} {
 		last = appendRow(t, db, row)
-		if row.Summary != "GET /running" {
-			db.Finish(last, registry.ActionResult{Status: fmt.Sprintf("502 Dns%d", last)})
+		if row.Summary != "GET /running/ABABABABab%" {
+			db.Finish(last, registry.ActionResult{Status: fmt.Sprintf("502 Dns%d --------", last)})
 		}
 		c.pass(time.Minute)
 	}
@@ -163,6 +163,10 @@ func TestActions_FilterByRuleCredentialTextAndTime(t *testing.T) {
 		"signs are no wildcards":  {registry.ActionFilter{Text: "0%_"}, []int64{1}},
 		"nor is an underscore":    {registry.ActionFilter{Text: "_"}, []int64{1}},
 		"nor a backslash":         {registry.ActionFilter{Text: `\`}, []int64{1}},
+		"a text in itself":        {registry.ActionFilter{Text: "aBaBaBaB%"}, []int64{4}},
+		"in a reason":             {registry.ActionFilter{Text: "ZZZZZZZ"}, []int64{2}},
+		"in a status":             {registry.ActionFilter{Text: "--------"}, []int64{3, 2, 1}},
+		"nearly":                  {registry.ActionFilter{Text: "ZZZZZZZZ"}, nil},
 		"beyond ASCII":            {registry.ActionFilter{Text: "größe"}, []int64{3}},
 		"until is exclusive":      {registry.ActionFilter{Until: start.Add(2 * time.Minute)}, []int64{2, 1}},
 		"since is inclusive":      {registry.ActionFilter{Since: start.Add(2 * time.Minute)}, []int64{4, 3}},
@@ -183,7 +187,7 @@ func TestActions_FilterByRuleCredentialTextAndTime(t *testing.T) {
 	if list := actions(t, db, registry.ActionFilter{Text: "LATE"}); len(list) != 1 || list[0].ID != last {
 		t.Errorf("a late result: %+v", list)
 	}
-	if a, err := db.Action(t.Context(), last); err != nil || a.Summary != "GET /running" || a.Result == nil || a.Result.Status != "late" {
+	if a, err := db.Action(t.Context(), last); err != nil || a.Summary != "GET /running/ABABABABab%" || a.Result == nil || a.Result.Status != "late" {
 		t.Errorf("%+v, %v", a, err)
 	}
 	for _, id := range []int64{0, -1, last + 1} {
