@@ -22,7 +22,7 @@ const (
 var keptFields = []string{
 	"addresses", "anyway", "confirm", "credential", "decision", "endpoint", "for", "from", "host", "name",
 	"pin", "pin4", "pin6", "pin_udp4", "pin_udp6", "port", "profile", "reason", "registration", "rule", "seen",
-	"seen", "seen4", "seen6", "seen_udp4", "seen_udp6", "since", "source", "text", "ttl", "until", "uses", "verdict", "which",
+	"seen", "seen4", "seen6", "seen_udp4", "seen_udp6", "since", "source", "text", "ttl", "until", "username", "uses", "verdict", "which",
 }
 
 // keptLabels are those of fields that are to be typed again and whose names do not
