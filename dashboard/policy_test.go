@@ -367,7 +367,15 @@ func TestI16_DraftsAreCheckedOneAtATime(t *testing.T) {
 			t.Fatal("the second draft does not wait")
 		}
 	}
-	refused(t, g.api("POST", validate, draft(t, gatewayHCL)), http.StatusServiceUnavailable, "busy")
+	third := make(chan *http.Response, 1)
+	go func() { third <- g.api("POST", validate, draft(t, gatewayHCL)) }()
+	select {
+	case r := <-third:
+		refused(t, r, http.StatusServiceUnavailable, "busy")
+	case <-time.After(20 * time.Second):
+		release()
+		t.Fatal("the third draft waits")
+	}
 	r := g.post("/policy/draft", url.Values{"source": {"what was typed"}})
 	if body := status(t, r, http.StatusServiceUnavailable); !strings.Contains(body, "what was typed") || r.Header.Get("Retry-After") == "" && !strings.Contains(body, "try again") {
 		t.Errorf("the page: %s", body)

@@ -68,7 +68,7 @@ func compile(filename string, src []byte, draft *readFiles) (*Policy, hcl.Diagno
 		return nil, c.diags
 	}
 	c.policy.index = newIndex(c.policy.Endpoints)
-	c.policy.sources = []Source{newSource(filename, src)}
+	c.policy.sources = []Source{newSource(filename, src, c.hiddenURLs)}
 	c.policy.declarations = declarations(c.places)
 	return c.policy, nil
 }
@@ -87,10 +87,11 @@ type compiler struct {
 	endpoints   map[string]*Endpoint
 	credentials map[string]*Credential
 
-	places  map[string]hcl.Range // where a named block was declared: "endpoint https.github"
-	hosts   map[Host]hostPlace   // who claimed a host and port, and where
-	jumps   []jumpPlace          // of endpoints, until all endpoints have been read
-	outside []outside            // literal addresses that must not lie in the tunnel's subnets
+	places     map[string]hcl.Range // where a named block was declared: "endpoint https.github"
+	hosts      map[Host]hostPlace   // who claimed a host and port, and where
+	jumps      []jumpPlace          // of endpoints, until all endpoints have been read
+	hiddenURLs []hcl.Range          // URLs whose path may be a token
+	outside    []outside            // literal addresses that must not lie in the tunnel's subnets
 }
 
 func (c *compiler) file(filename string, src []byte) {

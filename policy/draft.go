@@ -29,7 +29,8 @@ type knownFile struct {
 // in now's. It reads no file and so reveals none: a ca_file or known_hosts_file
 // is what now has read under that name, and one that now has not read is an
 // error. Nor does it look up any name. What it returns is to be looked at, not
-// put in force: the files may have changed since.
+// put in force: the files may have changed since. A webhook's URL that stands
+// there as a Source has it is now's.
 func CompileDraft(now *Policy, src []byte) (*Policy, hcl.Diagnostics) {
 	name := "gateway.hcl"
 	if sources := now.Sources(); len(sources) > 0 {
@@ -38,7 +39,11 @@ func CompileDraft(now *Policy, src []byte) (*Policy, hcl.Diagnostics) {
 	if now == nil {
 		now = &Policy{}
 	}
-	return compile(name, src, &now.read)
+	next, diags := compile(name, src, &now.read)
+	if next != nil && next.Gateway.Webhook.URL == maskURL(now.Gateway.Webhook.URL) {
+		next.Gateway.Webhook.URL = now.Gateway.Webhook.URL // as Source has it
+	}
+	return next, diags
 }
 
 // unchecked reports a file that a draft names and that only the gateway's own

@@ -29,7 +29,7 @@ func wide(size int) map[string]string {
 		}
 		return b.String()
 	}
-	long := strings.Repeat("a", 50)
+	long := strings.Repeat("a", 40)
 	return map[string]string{
 		"deep braces":         fill("", "a {", ""),
 		"deep brackets":       fill("a = ", "[", ""),
@@ -104,7 +104,9 @@ func BenchmarkDraft(b *testing.B) {
 // allocated is measured, since time is nobody's to promise.
 func TestI16_NoDraftCostsMoreThanItsLength(t *testing.T) {
 	const most = 3000 // bytes allocated for each of the text
-	for name, src := range wide(64 << 10) {
+	texts := wide(64 << 10)
+	texts["names that nobody has"] = wide(256 << 10)["declared and unknown"] // a square that begins small
+	for name, src := range texts {
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)
 		policy.CompileDraft(&policy.Policy{}, []byte(src))

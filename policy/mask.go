@@ -17,6 +17,20 @@ func Mask(text string) string {
 	return string(m.out)
 }
 
+// maskURL masks all of a URL behind its host.
+func maskURL(url string) string {
+	scheme, rest, _ := strings.Cut(url, "://")
+	host, path, ok := strings.Cut(rest, "/")
+	if !ok {
+		host, path, ok = strings.Cut(rest, "?")
+	}
+	if !ok {
+		return url
+	}
+	kept := url[:len(scheme)+len("://")+len(host)+1]
+	return kept + strings.Repeat("*", len(path))
+}
+
 type masker struct {
 	text string
 	out  []byte // nil: nothing has been masked
@@ -138,11 +152,17 @@ func (m *masker) words() {
 			m.hide(from, to)
 			return
 		}
-		if word[0] == '/' && strings.Count(word, "/") > 1 { // a path
+		apart := "." // a host name's labels are
+		if from > 0 && m.text[from-1] == ':' {
+			apart = "./" // and what is between the slashes of a URL
+		} else if word[0] == '/' && strings.Count(word, "/") > 1 { // a path
 			return
 		}
-		for at := from; at < to; at++ { // a host name's labels are apart
-			part, _, _ := strings.Cut(m.text[at:to], ".")
+		for at := from; at < to; at++ {
+			part := m.text[at:to]
+			if i := strings.IndexAny(part, apart); i >= 0 {
+				part = part[:i]
+			}
 			if looksRandom(part) {
 				m.hide(at, at+len(part))
 			}

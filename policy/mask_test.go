@@ -33,6 +33,7 @@ func TestI02_MaskHidesWhatLooksLikeASecret(t *testing.T) {
 		"JWT":             {`a = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.TJVA95OrM7E2cBab30RMHrHDcEfxjoYZgeFONFh7HgQ"`, []string{"eyJzdWIi", "TJVA95"}},
 		"hexadecimal":     {`a = "da39a3ee5e6b4b0d3255bfef95601890afd80709"`, []string{"da39a3"}},
 		"base64":          {`a = "q83vEjRWeJCrze8SNFZ4kKvN7xI0VniQ"`, []string{"q83vEj"}},
+		"Slack":           {`# https://hooks.slack.com/services/T00000000/B00000000/Xy1Xy2Xy3Xy4Zw5Zw6Zw7Ab8`, []string{"Xy1Xy2"}},
 		"OpenAI":          {`a = "sk-proj-4f9AbCdEfGh1Jk2LmN3oPq"`, []string{"4f9AbC"}},
 	} {
 		got := policy.Mask(c.text)
@@ -127,6 +128,43 @@ func TestSources_AreMasked(t *testing.T) {
 	}
 	if _, err := policy.Load(file, policy.Options{}); !errors.As(err, &invalid) || strings.Contains(err.Error(), "16C7") {
 		t.Errorf("%v", err)
+	}
+}
+
+// The path of a webhook's URL may be its only secret, whatever it looks like.
+func TestI02_AWebhooksURLIsNotInTheSource(t *testing.T) {
+	const src = `gateway {
+  public_url = "https://gw.example.com"
+  dashboard {
+    webhook {
+      url    = "https://hooks.example.com/abc/def?g=h\u0069" # https://example.com/why
+      secret = "{{secret:HOOK}}"
+    }
+  }
+}
+`
+	p, diags := policy.Compile("gateway.hcl", []byte(src), policy.Options{})
+	if p == nil {
+		t.Fatal(diags)
+	}
+	got := p.Sources()[0]
+	if want := strings.Replace(src, `abc/def?g=h\u0069`, strings.Repeat("*", 17), 1); got.Text != want || !got.Masked {
+		t.Errorf("%s\nwant:\n%s", got.Text, want)
+	}
+	// A draft that begins with that text does not change it.
+	plain := strings.Replace(src, `\u0069`, "i", 1)
+	if p, diags = policy.Compile("gateway.hcl", []byte(plain), policy.Options{}); p == nil {
+		t.Fatal(diags)
+	}
+	draft, diags := policy.CompileDraft(p, []byte(p.Sources()[0].Text))
+	if draft == nil {
+		t.Fatal(diags)
+	}
+	if c := policy.Compare(p, draft); c.AtStart != nil || !c.Empty() {
+		t.Errorf("it would change %+v", c)
+	}
+	if draft, _ = policy.CompileDraft(p, []byte(strings.Replace(plain, "abc", "abd", 1))); policy.Compare(p, draft).AtStart == nil {
+		t.Error("another URL is no change")
 	}
 }
 

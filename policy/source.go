@@ -17,9 +17,14 @@ type Source struct {
 	Digest [sha256.Size]byte // SHA-256 of the file
 }
 
-func newSource(name string, src []byte) Source {
+// newSource keeps src. urls are where URLs stand whose path may be a token.
+func newSource(name string, src []byte, urls []hcl.Range) Source {
 	text := string(src)
 	masked := Mask(text)
+	for _, at := range urls {
+		from, to := at.Start.Byte, at.End.Byte-len(`"`)
+		masked = masked[:from] + maskURL(text[from:to]) + masked[to:]
+	}
 	return Source{Name: name, Text: masked, Masked: masked != text, Digest: sha256.Sum256(src)}
 }
 

@@ -42,6 +42,7 @@ func (c *compiler) dashboardBlock(s section) {
 			c.hidden(v.rng, "Invalid url", why)
 		}
 		g.Webhook.URL = v.text
+		c.hiddenURLs = append(c.hiddenURLs, v.rng)
 	}
 	if v, ok := hook.has("secret"); ok {
 		g.Webhook.Secret = v.text

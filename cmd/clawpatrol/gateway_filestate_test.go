@@ -65,6 +65,10 @@ func TestI18_TheDashboardIsToldOfTheFile(t *testing.T) {
 	if f := g.policyFile(); f.Differs {
 		t.Errorf("as it was loaded, again: %+v", f)
 	}
+	gatewayFile(t, file, url+"\nenrolment = \"closed\" # a word about it")
+	if f := g.policyFile(); !f.Differs || f.Problem != nil {
+		t.Errorf("another text that means the same: %+v", f)
+	}
 	if err := os.Chmod(file, 0o666); err != nil {
 		t.Fatal(err)
 	}
