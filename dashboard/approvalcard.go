@@ -19,7 +19,7 @@ const maxShownDetail = 8 << 10
 // approvalCard is an approval on a page, with everything needed to decide: all
 // text made safe to look at.
 type approvalCard struct {
-	ID, Title                    string
+	ID, Title, Summary           string
 	Registration, Name, Profiles string
 	Endpoint, Rule, RuleReason   string
 	HostKey                      *hostKeyRow
@@ -45,7 +45,7 @@ type hostKeyRow struct {
 
 func (d *dashboard) approvalCard(h registry.Held) approvalCard {
 	c := approvalCard{
-		ID: string(h.ID), Title: shown(h.Summary), Registration: string(h.Registration), Name: string(h.Registration),
+		ID: string(h.ID), Title: shown(h.Summary), Summary: shown(h.Summary), Registration: string(h.Registration), Name: string(h.Registration),
 		Endpoint: shown(h.Endpoint), Rule: shown(h.Rule), State: string(h.State), Outcome: outcome(h),
 		Since: ago(d.Now(), &h.CreatedAt), CreatedAt: h.CreatedAt, ExpiresAt: h.ExpiresAt,
 		Pending: h.State == registry.ApprovalPending, Grantable: h.Kind == registry.ApproveAction && h.Rule != "",

@@ -284,7 +284,7 @@ func TestLive_TellsOfApprovals(t *testing.T) {
 		}
 	}
 	for _, path := range []string{"/approvals", "/approvals/" + h.id} {
-		if page := g.page(path); !strings.Contains(page, `sse-connect="/api/live"`) || !strings.Contains(page, `hx-trigger="sse:approvals throttle:1s"`) {
+		if page := g.page(path); !strings.Contains(page, `sse-connect="/api/live"`) || !strings.Contains(page, `hx-trigger="sse:approvals delay:200ms"`) {
 			t.Errorf("%s does not listen", path)
 		}
 	}
