@@ -442,3 +442,16 @@ func FuzzDraftPage(f *testing.F) {
 		}
 	})
 }
+
+// A draft outlives the session that it was typed in.
+func TestDraft_ComesBackWithoutASession(t *testing.T) {
+	g := newOperated(t)
+	r := g.send(request{method: "POST", path: "/policy/draft", form: url.Values{"source": {gatewayHCL}}, header: http.Header{"Sec-Fetch-Site": {"same-origin"}}})
+	page := status(t, r, http.StatusUnauthorized)
+	for _, a := range elements(t, page, "name")["source"].Attr {
+		if a.Key == "value" && a.Val == gatewayHCL {
+			return
+		}
+	}
+	t.Errorf("the page is\n%s", page)
+}
