@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"iter"
 	"regexp"
 	"strings"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"github.com/chromedp/cdproto/cdp"
 	"github.com/chromedp/cdproto/dom"
 	"github.com/chromedp/cdproto/input"
+	"github.com/chromedp/cdproto/page"
 )
 
 // scope is a part of a page, found as somebody finds it who hears the page: by
@@ -35,32 +37,23 @@ func (s scope) in(role, name string) scope {
 
 // node is an element that was found.
 type node struct {
+	ax         accessibility.NodeID
 	id         cdp.BackendNodeID
 	name       string
+	text       string // what is read of all that is in it
 	value      string
 	properties map[string]string
 }
 
 var errNone = errors.New("there is none")
 
-// all returns the things in s, as they are now; none, where s itself is not there.
+// all returns the things in s, as they are now.
 func (s scope) all(role, name string) ([]node, error) {
-	doc, err := call(s.p, dom.GetDocument, dom.GetDocumentParams{})
+	tree, err := s.p.tree()
 	if err != nil {
 		return nil, err
 	}
-	root := doc.Root.BackendNodeID
-	for _, th := range s.path {
-		found, err := s.p.query(root, th)
-		if err != nil {
-			return nil, err
-		}
-		if len(found) != 1 {
-			return nil, fmt.Errorf("%s: %w", th, tooMany(found))
-		}
-		root = found[0].id
-	}
-	return s.p.query(root, thing{role, name})
+	return tree.find(append(s.path[:len(s.path):len(s.path)], thing{role, name}))
 }
 
 func tooMany(found []node) error {
@@ -74,31 +67,86 @@ func tooMany(found []node) error {
 	return fmt.Errorf("there are %d: %q", len(found), names)
 }
 
-func (p *tab) query(root cdp.BackendNodeID, th thing) ([]node, error) {
-	r, err := call(p, accessibility.QueryAXTree, accessibility.QueryAXTreeParams{BackendNodeID: root, Role: th.role})
+// tree is the accessibility tree at one instant.
+type tree struct {
+	root accessibility.NodeID
+	byID map[accessibility.NodeID]*accessibility.Node
+}
+
+// tree takes one. It is the whole tree each time: Chromium's queryAXTree crashes
+// the tab where the document goes away meanwhile, and does not answer where
+// scripts are disabled.
+func (p *tab) tree() (*tree, error) {
+	r, err := callWithin(p, patience/5, accessibility.GetFullAXTree, accessibility.GetFullAXTreeParams{})
 	if err != nil {
 		return nil, err
 	}
-	re, err := regexp.Compile("^(?:" + th.name + ")$")
-	if err != nil {
-		return nil, err
+	if len(r.Nodes) == 0 {
+		return nil, errNone
 	}
-	var found []node
+	t := &tree{r.Nodes[0].NodeID, make(map[accessibility.NodeID]*accessibility.Node, len(r.Nodes))}
 	for _, n := range r.Nodes {
-		if n.Ignored || n.BackendDOMNodeID == root {
-			continue
+		t.byID[n.NodeID] = n
+	}
+	return t, nil
+}
+
+// find follows a path, of which all but the last is to be there once.
+func (t *tree) find(path []thing) (found []node, err error) {
+	root := t.root
+	for i, th := range path {
+		re, err := regexp.Compile("^(?:" + th.name + ")$")
+		if err != nil {
+			return nil, err
 		}
-		name := plain(n.Name)
-		if !re.MatchString(name) {
-			continue
+		found = nil
+		for n := range t.below(root) {
+			if !n.Ignored && plain(n.Role) == th.role && re.MatchString(plain(n.Name)) {
+				found = append(found, newNode(t, n))
+			}
 		}
-		f := node{id: n.BackendDOMNodeID, name: name, value: plain(n.Value), properties: map[string]string{}}
-		for _, p := range n.Properties {
-			f.properties[string(p.Name)] = plain(p.Value)
+		if i == len(path)-1 {
+			break
 		}
-		found = append(found, f)
+		if len(found) != 1 {
+			return nil, fmt.Errorf("%s: %w", th, tooMany(found))
+		}
+		root = found[0].ax
 	}
 	return found, nil
+}
+
+// below walks what is below a node, in the page's order.
+func (t *tree) below(root accessibility.NodeID) iter.Seq[*accessibility.Node] {
+	return func(yield func(*accessibility.Node) bool) {
+		var walk func(id accessibility.NodeID) bool
+		walk = func(id accessibility.NodeID) bool {
+			n := t.byID[id]
+			if n == nil {
+				return true
+			}
+			for _, c := range n.ChildIDs {
+				if child := t.byID[c]; child != nil && (!yield(child) || !walk(c)) {
+					return false
+				}
+			}
+			return true
+		}
+		walk(root)
+	}
+}
+
+func newNode(t *tree, n *accessibility.Node) node {
+	f := node{ax: n.NodeID, id: n.BackendDOMNodeID, name: plain(n.Name), value: plain(n.Value), properties: map[string]string{}}
+	for _, p := range n.Properties {
+		f.properties[string(p.Name)] = plain(p.Value)
+	}
+	for part := range t.below(n.NodeID) {
+		if plain(part.Role) == "StaticText" {
+			f.text += plain(part.Name) + " "
+		}
+	}
+	return f
 }
 
 // plain is a value of the tree as text, white space as it is read.
@@ -147,6 +195,26 @@ func (s scope) sees(role, name string) (n node) {
 	return n
 }
 
+// tells waits for a thing of a role, whatever its name, that reads like pattern.
+func (s scope) tells(role, pattern string) {
+	s.p.t.Helper()
+	re := regexp.MustCompile(pattern)
+	s.p.eventually(func() error {
+		found, err := s.all(role, ".*")
+		if err != nil {
+			return err
+		}
+		var texts []string
+		for _, n := range found {
+			if re.MatchString(n.text) {
+				return nil
+			}
+			texts = append(texts, n.text)
+		}
+		return fmt.Errorf("no %s that says %q: %q", role, pattern, texts)
+	})
+}
+
 // misses waits until there is no such thing.
 func (s scope) misses(role, name string) {
 	s.p.t.Helper()
@@ -164,13 +232,13 @@ func (s scope) misses(role, name string) {
 
 // text returns what is read of the page, a line an element of text.
 func (p *tab) text() (string, error) {
-	r, err := call(p, accessibility.GetFullAXTree, accessibility.GetFullAXTreeParams{})
+	t, err := p.tree()
 	if err != nil {
 		return "", err
 	}
 	var b strings.Builder
-	for _, n := range r.Nodes {
-		if n.Role != nil && plain(n.Role) == "StaticText" {
+	for n := range t.below(t.root) {
+		if plain(n.Role) == "StaticText" {
 			b.WriteString(plain(n.Name) + "\n")
 		}
 	}
@@ -241,7 +309,12 @@ func (p *tab) aim(n node) (x, y float64, err error) {
 		x += q.Quads[0][i] / 4
 		y += q.Quads[0][i+1] / 4
 	}
-	hit, err := call(p, dom.GetNodeForLocation, dom.GetNodeForLocationParams{X: int64(x), Y: int64(y)})
+	m, err := call(p, page.GetLayoutMetrics, cdp.Empty{})
+	if err != nil {
+		return 0, 0, err
+	}
+	view := m.CSSVisualViewport // the quads are in it; locations are in the document
+	hit, err := call(p, dom.GetNodeForLocation, dom.GetNodeForLocationParams{X: int64(x + view.PageX), Y: int64(y + view.PageY)})
 	if err != nil {
 		return 0, 0, err
 	}
@@ -330,18 +403,25 @@ func (s scope) fill(name, text string) {
 			Type: typ, Key: "a", Code: "KeyA", WindowsVirtualKeyCode: 65, Modifiers: 2, Commands: []string{"selectAll"},
 		}))
 	}
-	must(s.p.t, do(s.p, input.InsertText, input.InsertTextParams{Text: text}))
+	must(s.p.t, s.p.write(text))
+}
+
+// write types text where the keyboard is.
+func (p *tab) write(text string) error {
+	return do(p, input.InsertText, input.InsertTextParams{Text: text})
 }
 
 // tick ticks a box or takes a choice, unless it is.
 func (s scope) tick(role, name string) {
 	s.p.t.Helper()
-	if n := s.sees(role, name); n.properties["checked"] != "true" {
-		s.click(role, name)
-	}
+	s.sees(role, name)
 	s.p.eventually(func() error {
 		n, err := s.one(role, name)
-		if err == nil && n.properties["checked"] != "true" {
+		if err != nil || n.properties["checked"] == "true" {
+			return err
+		}
+		s.click(role, name) // which a part of the page that renews itself may swallow
+		if n, err = s.one(role, name); err == nil && n.properties["checked"] != "true" {
 			err = fmt.Errorf("%s is not ticked", thing{role, name})
 		}
 		return err

@@ -2,6 +2,7 @@ package dashboard
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -14,6 +15,7 @@ import (
 	"github.com/chromedp/cdproto/audits"
 	"github.com/chromedp/cdproto/cdp"
 	"github.com/chromedp/cdproto/emulation"
+	"github.com/chromedp/cdproto/inspector"
 	"github.com/chromedp/cdproto/log"
 	"github.com/chromedp/cdproto/network"
 	"github.com/chromedp/cdproto/page"
@@ -96,10 +98,12 @@ type tab struct {
 	base string // "http://host:port"
 	setting
 
-	mu       sync.Mutex
-	wrong    []string
-	expected []*regexp.Regexp
-	requests int // to base
+	mu        sync.Mutex
+	wrong     []string
+	expected  []*regexp.Regexp
+	documents int  // that were asked for
+	listening bool // the document that is open hears of what changes
+	crashed   bool
 }
 
 // open opens a tab with cookies of its own.
@@ -135,6 +139,8 @@ func newTab(t *testing.T, ctx context.Context, cancel context.CancelFunc, base s
 	}
 	must(t, do(p, page.Enable, page.EnableParams{}))
 	must(t, do(p, network.Enable, network.EnableParams{}))
+	// Each tab is as one that somebody has in front of him.
+	must(t, do(p, emulation.SetFocusEmulationEnabled, emulation.SetFocusEmulationEnabledParams{Enabled: true}))
 	p.look(s)
 	if s.scripts == withoutScripts {
 		must(t, do(p, emulation.SetScriptExecutionDisabled, emulation.SetScriptExecutionDisabledParams{Value: true}))
@@ -150,7 +156,11 @@ func do[P any](p *tab, cmd cdp.Command[P, cdp.Empty], params P) error {
 
 // call runs one command of the protocol, for a bounded time.
 func call[P, R any](p *tab, cmd cdp.Command[P, R], params P) (R, error) {
-	ctx, cancel := context.WithTimeout(p.ctx, patience)
+	return callWithin(p, patience, cmd, params)
+}
+
+func callWithin[P, R any](p *tab, limit time.Duration, cmd cdp.Command[P, R], params P) (R, error) {
+	ctx, cancel := context.WithTimeout(p.ctx, limit)
 	defer cancel()
 	r, err := chromedp.Call(ctx, cmd, params)
 	if err != nil {
@@ -198,6 +208,8 @@ func (p *tab) hear(event any) {
 		}
 	case *runtime.EventExceptionThrown:
 		tell("exception: %s %s", e.ExceptionDetails.Text, describe(e.ExceptionDetails.Exception))
+	case *inspector.EventTargetCrashed:
+		p.crashed = true
 	case *audits.EventIssueAdded:
 		if d := e.Issue.Details.ContentSecurityPolicyIssueDetails; d != nil {
 			tell("CSP: %s %s", d.ViolatedDirective, d.BlockedURL)
@@ -206,14 +218,51 @@ func (p *tab) hear(event any) {
 		tell("dialog: %s: %s", e.Type, e.Message)
 		// Nobody answers in time for hear, which must not wait.
 		go func() { _ = do(p, page.HandleJavaScriptDialog, page.HandleJavaScriptDialogParams{Accept: true}) }()
+	case *network.EventResponseReceived:
+		if e.Response.URL == p.base+"/api/live" && e.Response.Status == 200 {
+			p.listening = true
+		}
 	case *network.EventRequestWillBeSent:
 		switch u := e.Request.URL; {
 		case u == p.base || strings.HasPrefix(u, p.base+"/"):
-			p.requests++
+			if e.Type == network.ResourceTypeDocument {
+				p.documents++
+				p.listening = false
+			}
 		case u != "about:blank" && !strings.HasPrefix(u, "data:"):
 			tell("request elsewhere: %s", u)
 		}
 	}
+}
+
+// listens waits until the page that is open hears of what changes, as whoever
+// reads it has: what happens between the page and that, it is told of later.
+func (p *tab) listens() {
+	p.t.Helper()
+	if p.scripts == withoutScripts {
+		return
+	}
+	p.eventually(func() error {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if !p.listening {
+			return errors.New("the page does not listen")
+		}
+		return nil
+	})
+}
+
+func (p *tab) hasCrashed() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.crashed
+}
+
+// loaded counts the documents that the tab has asked for.
+func (p *tab) loaded() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.documents
 }
 
 func describe(o *runtime.RemoteObject) string {
@@ -264,20 +313,16 @@ func (p *tab) reload() {
 	must(p.t, chromedp.Do(ctx, chromedp.Reload()))
 }
 
-// at returns the path of the page that is open, with its query.
-func (p *tab) at() string {
-	p.t.Helper()
-	h, err := call(p, page.GetNavigationHistory, cdp.Empty{})
-	must(p.t, err)
-	return strings.TrimPrefix(h.Entries[h.CurrentIndex].URL, p.base)
-}
-
-// waitAt waits until the path matches.
+// waitAt waits until the path of the page, with its query, matches.
 func (p *tab) waitAt(pattern string) {
 	p.t.Helper()
 	re := regexp.MustCompile("^(?:" + pattern + ")$")
 	p.eventually(func() error {
-		if at := p.at(); !re.MatchString(at) {
+		h, err := call(p, page.GetNavigationHistory, cdp.Empty{})
+		if err != nil {
+			return err
+		}
+		if at := strings.TrimPrefix(h.Entries[h.CurrentIndex].URL, p.base); !re.MatchString(at) {
 			return fmt.Errorf("at %s, want %s", at, pattern)
 		}
 		return nil
@@ -291,6 +336,9 @@ func (p *tab) eventually(f func() error) {
 	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 		if err = f(); err == nil {
 			return
+		}
+		if p.hasCrashed() {
+			p.t.Fatalf("the tab has crashed: %v", err)
 		}
 	}
 	p.t.Fatalf("still after %v: %v", patience, err)

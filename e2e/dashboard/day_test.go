@@ -146,12 +146,20 @@ func newDay(t testing.TB) *stage {
 	left.leave()
 	<-left.outcome
 	s.hold(s.hostKey(build, "build.example.com", "SHA256:p1Xb4ZfYw5yqvT0cR3uJ6sN8mKdG2hLoQeViBtSxWz4"))
-	s.hold(registry.HeldRequest{
-		Registration: etl.ID, Endpoint: "postgres.orders", Kind: "action",
-		Summary: "UPDATE orders SET status = $1 WHERE id = $2",
-		Detail:  map[string]any{"protocol": "postgres", "database": "orders", "statement": "UPDATE orders SET status = $1 WHERE id = $2", "verbs": []string{"UPDATE"}, "tables": []string{"orders"}},
-	})
+	s.hold(s.update(etl))
 	return s
+}
+
+// update is a statement that a rule holds.
+func (s *stage) update(reg *registry.Registration) registry.HeldRequest {
+	const statement = "UPDATE orders SET status = $1 WHERE id = $2"
+	return registry.HeldRequest{
+		Registration: reg.ID, Endpoint: "postgres.orders", Kind: registry.ApproveAction, Rule: "writes-to-orders", Summary: statement,
+		Detail: registry.ActionDetail{
+			RuleReason: "changes to orders are looked at by a person",
+			SQL:        &registry.SQLDetail{Database: "orders", User: "reports", Statement: statement, Verbs: []string{"UPDATE"}, Tables: []string{"orders"}},
+		},
+	}
 }
 
 // pending is the approval that waits, the newest.

@@ -10,6 +10,7 @@ import (
 // Every page, as links lead to it, fits at every size, light and dark, and is
 // accessible.
 func TestDashboard_EveryPageFitsAndIsAccessible(t *testing.T) {
+	t.Parallel()
 	s := newDay(t)
 	p := s.open(t, setting{})
 	var kinds []string
@@ -37,6 +38,7 @@ func pictureName(u *url.URL) string {
 
 // The pages before the gate, and those that say that something is wrong.
 func TestDashboard_LogInAndErrorPagesFitAndAreAccessible(t *testing.T) {
+	t.Parallel()
 	s := newStage(t, dayPolicy)
 	p := chromium.open(t, s.base, setting{})
 	p.visit("/login")
@@ -45,7 +47,7 @@ func TestDashboard_LogInAndErrorPagesFitAndAreAccessible(t *testing.T) {
 	p.look(setting{})
 	p.fill("Root password", "not the password")
 	p.click("button", "Log in")
-	p.sees("alert", "")
+	p.tells("alert", "password")
 	p.inspect("login-refused")
 	p.enter(s.cookie)
 	p.visit("/no-such-page")

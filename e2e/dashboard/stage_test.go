@@ -56,6 +56,17 @@ const stagePassword = "a password for the stage"
 
 func newStage(t testing.TB, hcl string) *stage {
 	t.Helper()
+	s := newUnsetStage(t, hcl)
+	hash, err := bcrypt.GenerateFromPassword([]byte(stagePassword), bcrypt.MinCost)
+	must(t, err)
+	must(t, s.db.SetRootPasswordHash(t.Context(), hash, false))
+	s.cookie = s.logIn()
+	return s
+}
+
+// newUnsetStage is a fresh install, without a root password.
+func newUnsetStage(t testing.TB, hcl string) *stage {
+	t.Helper()
 	s := &stage{t: t}
 	dir := filepath.Join(t.TempDir(), "state")
 	must(t, os.Mkdir(dir, 0o700))
@@ -73,9 +84,6 @@ func newStage(t testing.TB, hcl string) *stage {
 	ca := "sha256:" + strings.Repeat("3b1f", 16)
 	s.office, err = invites.New(t.Context(), invites.Config{Registry: s.db, Policy: s.policy.Load, CAFingerprint: ca, Now: s.now})
 	must(t, err)
-	hash, err := bcrypt.GenerateFromPassword([]byte(stagePassword), bcrypt.MinCost)
-	must(t, err)
-	must(t, s.db.SetRootPasswordHash(t.Context(), hash, false))
 	started := time.Now().Add(-75 * time.Hour)
 	s.cfg = pages.Config{
 		Registry: s.db, Policy: s.policy.Load, Invites: s.office, Recordings: s.store, Now: s.now,
@@ -92,13 +100,11 @@ func newStage(t testing.TB, hcl string) *stage {
 			}
 		},
 	}
-	s.ln, err = net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
+	s.listen("127.0.0.1:0")
 	s.base = "http://" + s.ln.Addr().String()
 	s.cfg.Listen = s.ln.Addr().String()
 	s.serve()
 	t.Cleanup(s.stop)
-	s.cookie = s.logIn()
 	return s
 }
 
@@ -111,7 +117,15 @@ func (s *stage) load(hcl string) {
 	s.policy.Store(p)
 }
 
-// serve begins to serve on ln.
+// listen opens ln, which stop closes.
+func (s *stage) listen(addr string) {
+	s.t.Helper()
+	var err error
+	s.ln, err = net.Listen("tcp", addr)
+	must(s.t, err)
+}
+
+// serve begins to serve on ln: also again, after stop, as a gateway that restarts.
 func (s *stage) serve() {
 	h, err := pages.New(s.cfg)
 	must(s.t, err)

@@ -33,6 +33,9 @@ type world struct {
 
 func newWorld(ctx context.Context, l *lab.Lab) (*world, error) {
 	w := &world{lab: l, api: new(lab.Upstream)}
+	if err := l.PKI.Trust(ctx, l.Gateway); err != nil {
+		return nil, err
+	}
 	if err := l.ServeHTTPS(ctx, apiHost, 0, w.api); err != nil {
 		return nil, err
 	}
