@@ -128,15 +128,18 @@ func newDashboard(cfg Config) (*dashboard, error) {
 		streams:   make(chan struct{}, maxEventStreams),
 		kept:      make(chan struct{}, maxKept),
 	}
-	d.router = newRouter(d.passwordExists, d.authenticate, d.fail, d.showEnded, map[string]publicRoute{
-		"GET /setup":                  {d.setupPage, whileUnset},
-		"POST /setup":                 {d.setupForm, whileUnset},
-		"POST /api/setup":             {d.setupAPI, whileUnset},
-		"GET /login":                  {d.loginPage, onceSet},
-		"POST /login":                 {d.loginForm, onceSet},
-		"POST /api/login":             {d.loginAPI, onceSet},
-		"GET /static/" + publicStatic: {serveStatic(publicStatic), always},
-	})
+	public := map[string]publicRoute{
+		"GET /setup":      {d.setupPage, whileUnset},
+		"POST /setup":     {d.setupForm, whileUnset},
+		"POST /api/setup": {d.setupAPI, whileUnset},
+		"GET /login":      {d.loginPage, onceSet},
+		"POST /login":     {d.loginForm, onceSet},
+		"POST /api/login": {d.loginAPI, onceSet},
+	}
+	for _, name := range publicStatic {
+		public["GET /static/"+name] = publicRoute{serveStatic(name), always}
+	}
+	d.router = newRouter(d.passwordExists, d.authenticate, d.fail, d.showEnded, public)
 	d.handleRoutes()
 	return d, nil
 }

@@ -54,7 +54,7 @@ func TestI13_NothingAnswersWithoutACredential(t *testing.T) {
 	if len(gated) < 25 {
 		t.Fatalf("only %d routes are gated", len(gated))
 	}
-	if want := []string{"GET /login", "GET /setup", "GET /static/style.css", "POST /api/login", "POST /api/setup", "POST /login", "POST /setup"}; !slices.Equal(public, want) {
+	if want := []string{"GET /login", "GET /setup", "GET /static/icon.svg", "GET /static/style.css", "POST /api/login", "POST /api/setup", "POST /login", "POST /setup"}; !slices.Equal(public, want) {
 		t.Fatalf("the public routes are %v, want %v", public, want)
 	}
 

@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"net/http"
 	"path"
+	"slices"
 )
 
 // staticFiles are the stylesheet and the scripts. Of the latter two are htmx
@@ -21,8 +22,8 @@ var staticTypes = map[string]string{
 	".svg": "image/svg+xml",
 }
 
-// publicStatic is what the pages before the gate need.
-const publicStatic = "style.css"
+// publicStatic are what the pages before the gate need.
+var publicStatic = []string{"style.css", "icon.svg"}
 
 func (d *dashboard) handleStatic() {
 	files, err := fs.ReadDir(staticFiles, "static")
@@ -30,7 +31,7 @@ func (d *dashboard) handleStatic() {
 		panic("dashboard: listing embedded files: " + err.Error())
 	}
 	for _, f := range files {
-		if f.Name() != publicStatic {
+		if !slices.Contains(publicStatic, f.Name()) {
 			d.router.handle("GET /static/"+f.Name(), serveStatic(f.Name()))
 		}
 	}
