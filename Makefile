@@ -24,7 +24,7 @@ TEST_PEERS := $(DEMO_PEERS) git sqlite3 dig=dnsutils ping=iputils-ping rsync scr
 # two run beside each other: each makes labs of its own, and mostly waits.
 IN_PROCESS = $$($(GO) list ./... | grep -v /e2e)
 
-.PHONY: all build demo test check race vet bench fuzz peers clean
+.PHONY: all build demo test check race vet bench fuzz peers pictures clean
 
 all: build
 
@@ -62,6 +62,10 @@ race: peers
 
 bench: bin/clawpatrol peers
 	$(GO) run ./e2e/bench -bin bin/clawpatrol
+
+# The pictures in docs/, from a day that the tests make up.
+pictures: bin/clawpatrol peers
+	CLAWPATROL_BIN=$(CURDIR)/bin/clawpatrol $(GO) test -count=1 -run EveryPage ./e2e/dashboard -pictures $(CURDIR)/docs/pictures
 
 FUZZTIME ?= 20s
 fuzz:

@@ -377,7 +377,6 @@ var (
 	enter   = key{"Enter", "\r", 13}
 	tabKey  = key{"Tab", "", 9}
 	space   = key{" ", " ", 32}
-	escape  = key{"Escape", "", 27}
 	down    = key{"ArrowDown", "", 40}
 	homeKey = key{"Home", "", 36}
 )

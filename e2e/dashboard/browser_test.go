@@ -52,6 +52,7 @@ func startBrowser(ctx context.Context) (*browser, func() error, error) {
 // setting is what a tab looks like, and who looks at it.
 type setting struct {
 	width    int64 // 0: 1440
+	height   int64 // 0: that of such a device
 	dark     bool
 	keyboard bool // no mouse: Tab, Enter, Space, arrows and text
 	scripts  scripts
@@ -173,8 +174,12 @@ func callWithin[P, R any](p *tab, limit time.Duration, cmd cdp.Command[P, R], pa
 func (p *tab) look(s setting) {
 	p.t.Helper()
 	p.width, p.dark = s.size(), s.dark
+	height := s.height
+	if height == 0 {
+		height = heights[s.size()]
+	}
 	must(p.t, do(p, emulation.SetDeviceMetricsOverride, emulation.SetDeviceMetricsOverrideParams{
-		Width: s.size(), Height: heights[s.size()], DeviceScaleFactor: 1, Mobile: s.size() == 360,
+		Width: s.size(), Height: height, DeviceScaleFactor: 1, Mobile: s.size() == 360,
 	}))
 	scheme := "light"
 	if s.dark {
@@ -192,9 +197,6 @@ func (p *tab) hear(event any) {
 	tell := func(format string, args ...any) { p.wrong = append(p.wrong, fmt.Sprintf(format, args...)) }
 	switch e := event.(type) {
 	case *log.EventEntryAdded:
-		if strings.HasSuffix(e.Entry.URL, "/favicon.ico") {
-			return // a browser asks for it where a page names no icon
-		}
 		if e.Entry.Level == "error" || e.Entry.Source == "security" || e.Entry.Source == "violation" {
 			tell("log: %s: %s %s", e.Entry.Source, e.Entry.Text, e.Entry.URL)
 		}
@@ -362,9 +364,10 @@ func (p *tab) evaluate(expression string) ([]byte, error) {
 const screenshots = "screenshots"
 
 // maxHeight bounds a picture, in pixels.
-const maxHeight = 3000
+const maxHeight = 2000
 
-// picture takes one of the page from its top, to at most height.
+// picture takes one of the page from its top, to at most height, below screenshots
+// unless its name is a path from the root.
 func (p *tab) picture(name string, height float64) (file string, err error) {
 	m, err := call(p, page.GetLayoutMetrics, cdp.Empty{})
 	if err != nil {
@@ -378,8 +381,10 @@ func (p *tab) picture(name string, height float64) (file string, err error) {
 	if err != nil {
 		return "", err
 	}
-	file = filepath.Join(screenshots, name+".png")
-	return file, os.WriteFile(file, r.Data, 0o644)
+	if !filepath.IsAbs(name) {
+		name = filepath.Join(screenshots, name)
+	}
+	return name + ".png", os.WriteFile(name+".png", r.Data, 0o644)
 }
 
 // keepEvidence says what a failed test's tab shows.
