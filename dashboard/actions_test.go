@@ -121,7 +121,7 @@ func TestActions_TheNewestPageRenewsItself(t *testing.T) {
 	g := newOperated(t)
 	g.act(registry.Action{Summary: "GET /"})
 	live := g.page("/actions?verdict=allow")
-	if !strings.Contains(live, `hx-get="/actions?verdict=allow"`) || !strings.Contains(live, `sse-connect="/api/live"`) || !strings.Contains(live, `hx-trigger="sse:actions throttle:1s"`) || !strings.Contains(live, `href="/actions?live=off&amp;verdict=allow"`) && !strings.Contains(live, `href="/actions?verdict=allow&amp;live=off"`) {
+	if !strings.Contains(live, `hx-get="/actions?verdict=allow"`) || !strings.Contains(live, `sse-connect="/api/live"`) || !strings.Contains(live, `hx-trigger="sse:actions delay:200ms"`) || !strings.Contains(live, `href="/actions?live=off&amp;verdict=allow"`) && !strings.Contains(live, `href="/actions?verdict=allow&amp;live=off"`) {
 		t.Error("the newest page is not live, or cannot be paused")
 	}
 	for _, still := range []string{"/actions?live=off", "/actions?cursor=9", "/actions?until=1h"} {

@@ -3,7 +3,12 @@ package dashboard
 import (
 	"context"
 	"net/http"
+	"time"
 )
+
+// actionsPace is the least time between two events of "actions": agents make rows
+// all the time, and each event makes the page ask again.
+const actionsPace = 2 * time.Second
 
 func (d *dashboard) handleLive() {
 	d.router.handle("GET /api/live", d.live)
@@ -11,11 +16,18 @@ func (d *dashboard) handleLive() {
 
 // live tells an open page what has changed, by name: "registrations",
 // "approvals", "actions", "policy". The page then asks for that part of itself
-// again; nothing else is sent.
+// again; nothing else is sent. What comes too soon is told later, never dropped.
 func (d *dashboard) live(w http.ResponseWriter, r *http.Request) {
 	seen := d.look()
+	var paced time.Time // when "actions" may be sent again
 	d.serveEvents(w, r, func(_ context.Context, e *events) error {
 		now := d.look()
+		at := time.Now()
+		if now.actions != seen.actions && at.Before(paced) {
+			now.actions = seen.actions
+		} else if now.actions != seen.actions {
+			paced = at.Add(actionsPace)
+		}
 		for _, c := range []struct {
 			name    string
 			changed bool

@@ -73,6 +73,21 @@ func TestLive_TellsOpenPagesWhatHasChanged(t *testing.T) {
 	}
 }
 
+// A page that missed the last of several actions would show an old log until the
+// next one.
+func TestLive_TheLastOfManyActionsIsTold(t *testing.T) {
+	g := newOperated(t)
+	names := eventNames(t, g, "/api/live", g.logIn())
+	g.act(registry.Action{Summary: "GET /first"})
+	if got := next(t, names); got != "actions" {
+		t.Fatalf("after an action: %q", got)
+	}
+	g.act(registry.Action{Summary: "GET /last"}) // at once: it is told later
+	if got := next(t, names); got != "actions" {
+		t.Errorf("after the last action: %q", got)
+	}
+}
+
 // Server-sent events end with the session.
 func TestI14_StreamsEndWithTheSession(t *testing.T) {
 	g := newOperated(t)

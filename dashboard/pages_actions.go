@@ -40,7 +40,6 @@ type actionsBody struct {
 	Live  bool
 	Self  string // its URL
 	Other string // the same paused, or live again
-	Every string // it renews itself at most this often
 
 	CSV, JSONL string // downloads
 }
@@ -100,10 +99,6 @@ func (b *actionsBody) tail(q url.Values) {
 	b.Self, b.Other = live, paused
 	if !b.Live {
 		b.Self, b.Other = paused, live
-	}
-	b.Every = "1s"
-	if q.Get("text")+q.Get("rule")+q.Get("credential") != "" {
-		b.Every = "5s" // these are looked for row by row
 	}
 }
 
