@@ -11,6 +11,7 @@ import (
 // A person who has never seen it approves an agent, sets a credential, watches a
 // request arrive, denies one, and finds it again in the log.
 func TestDashboard_FromTheFirstLogInToADenialInTheLog(t *testing.T) {
+	t.Parallel() // with those that have stages of their own; the world's others are over
 	names := []string{"heron", "magpie", "osprey", "plover", "sandpiper", "turnstone", "wigeon", "yellowhammer"}
 	for i, s := range variants {
 		t.Run(s.String(), func(t *testing.T) {

@@ -36,6 +36,9 @@ var variants = []setting{
 
 func TestMain(m *testing.M) {
 	flag.Parse()
+	if err := flag.Set("test.parallel", "4"); err != nil { // tests mostly wait, for the browser
+		panic(err)
+	}
 	code, err := runAll(m)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "e2e/dashboard:", err)
