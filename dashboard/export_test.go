@@ -104,3 +104,15 @@ func (c Config) OwnedBy(whom func(from netip.AddrPort) uint64) Config {
 
 // ConnectionOwner is what the kernel says: a UNIX user's ID and 1, or 0.
 func ConnectionOwner(from, to netip.AddrPort) uint64 { return uint64(connectionOwner(from, to)) }
+
+// StillLoggedIn reports whether a stream that r asks for would go on.
+func StillLoggedIn(h http.Handler, r *http.Request) (bool, error) {
+	alive, err := h.(*dashboard).stillLoggedIn(r)
+	if err != nil {
+		return false, err
+	}
+	return alive(), nil
+}
+
+// Streams counts the open streams of events.
+func Streams(h http.Handler) int { return len(h.(*dashboard).streams) }

@@ -59,7 +59,11 @@ func TestI13_NothingAnswersWithoutACredential(t *testing.T) {
 	}
 
 	expired := base64.RawURLEncoding.EncodeToString(make([]byte, 32))
-	if err := g.db.NewSession(t.Context(), sha256.Sum256(make([]byte, 32)), registry.Session{Expires: g.clock.Now().Add(time.Second)}); err != nil {
+	hash, err := g.db.RootPasswordHash(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := g.db.NewSession(t.Context(), hash, sha256.Sum256(make([]byte, 32)), registry.Session{Expires: g.clock.Now().Add(time.Second)}); err != nil {
 		t.Fatal(err)
 	}
 	g.clock.pass(2 * time.Second)

@@ -33,10 +33,7 @@ func (id knownID) mac(hash []byte) []byte {
 // known returns the ID in r's cookie, if this gateway gave it out; else zero.
 func (d *dashboard) known(r *http.Request) knownID {
 	var hash []byte
-	for i, c := range r.CookiesNamed(knownName) {
-		if i == maxCookies {
-			break
-		}
+	for _, c := range r.CookiesNamed(knownName) {
 		raw, err := base64.RawURLEncoding.DecodeString(c.Value)
 		if err != nil || len(raw) != len(knownID{})+sha256.Size {
 			continue

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/clawpatrol/clawpatrol/dashboard"
 	"github.com/clawpatrol/clawpatrol/registry"
 )
 
@@ -99,5 +100,52 @@ func TestI14_StreamsEndWithTheSession(t *testing.T) {
 	}
 	if got := next(t, names); got != "" {
 		t.Errorf("after ended: %q", got)
+	}
+}
+
+// A stream is asked for by a session that ends before it begins: nothing else that
+// came with the request keeps it open.
+func TestI14_AStreamNeedsTheCredentialThatItCameWith(t *testing.T) {
+	g := newOperated(t)
+	cookie := g.logIn()
+	var alive bool
+	var err error
+	dashboard.AddRoute(g.handler, "GET /api/late", func(w http.ResponseWriter, r *http.Request) {
+		if err := g.db.EndSessions(t.Context()); err != nil {
+			t.Error(err)
+		}
+		alive, err = dashboard.StillLoggedIn(g.handler, r)
+		w.WriteHeader(http.StatusNoContent)
+	})
+	for _, header := range []http.Header{nil, {"X-Clawpatrol-Secret": {"not the password"}}} {
+		g.send(request{method: "GET", path: "/api/late", cookie: cookie, header: header})
+		if alive || err == nil {
+			t.Errorf("with %v: alive %v, %v", header, alive, err)
+		}
+		cookie = g.logIn()
+	}
+}
+
+func TestI16_HeadOfAStreamEnds(t *testing.T) {
+	g := newOperated(t)
+	server := httptest.NewServer(g.handler)
+	t.Cleanup(server.Close)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	r, err := http.NewRequestWithContext(ctx, http.MethodHead, server.URL+"/api/live", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Host = listen
+	r.Header.Set("X-Clawpatrol-Secret", password)
+	answer, err := http.DefaultClient.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = answer.Body.Close()
+	for deadline := time.Now().Add(10 * time.Second); dashboard.Streams(g.handler) != 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("it has a stream's place still")
+		}
 	}
 }

@@ -96,46 +96,46 @@ func newPasswords(cfg Config) *passwords {
 	return p
 }
 
-// check compares password with the stored hash. With cached, a password that was
+// check compares password with the stored hash, which it returns if it is right. With cached, a password that was
 // right before is right again without bcrypt, until the hash changes; a wrong
 // one still costs bcrypt, and both take an attempt first, so the cache cannot be
 // used to guess faster.
-func (p *passwords) check(ctx context.Context, who caller, password string, cached bool) error {
+func (p *passwords) check(ctx context.Context, who caller, password string, cached bool) (hash []byte, err error) {
 	try, ok := p.attempts.take(who)
 	if !ok {
-		return tooManyTries
+		return nil, tooManyTries
 	}
-	hash, err := p.db.RootPasswordHash(context.WithoutCancel(ctx))
+	hash, err = p.db.RootPasswordHash(context.WithoutCancel(ctx))
 	if err != nil {
 		p.attempts.undone(try)
-		return fmt.Errorf("reading the root password's hash: %w", err)
+		return nil, fmt.Errorf("reading the root password's hash: %w", err)
 	}
 	sum := p.sum(password)
 	if cached && p.isCached(sum, hash) {
 		p.attempts.succeeded(try)
-		return nil
+		return hash, nil
 	}
 	if len(hash) == 0 || len(password) < minPassword || len(password) > maxPassword {
-		return wrongPassword // bcrypt would ignore what is beyond 72 bytes
+		return nil, wrongPassword // bcrypt would ignore what is beyond 72 bytes
 	}
 	release, err := p.acquire(ctx)
 	if err != nil {
 		p.attempts.undone(try)
-		return err
+		return nil, err
 	}
 	err = bcrypt.CompareHashAndPassword(hash, []byte(password))
 	release()
 	if errors.Is(err, bcrypt.ErrMismatchedHashAndPassword) {
-		return wrongPassword
+		return nil, wrongPassword
 	}
 	if err != nil {
-		return fmt.Errorf("comparing the root password: %w", err)
+		return nil, fmt.Errorf("comparing the root password: %w", err)
 	}
 	p.attempts.succeeded(try)
 	if cached {
 		p.remember(sum, hash)
 	}
-	return nil
+	return hash, nil
 }
 
 // hash returns the bcrypt hash of a new password.

@@ -21,7 +21,6 @@ const (
 
 	sessionLife  = 12 * time.Hour
 	sessionBytes = 32
-	maxCookies   = 4 // of our name that are looked at: another port of this host may set more
 )
 
 // passwordExists reports whether there is a root password. Like all that is read
@@ -44,7 +43,7 @@ func (d *dashboard) authenticate(r *http.Request) error {
 	if len(header) != 1 || header[0] == "" {
 		return unauthorized
 	}
-	err := d.passwords.check(r.Context(), d.caller(r), header[0], true)
+	_, err := d.passwords.check(r.Context(), d.caller(r), header[0], true)
 	if errors.Is(err, wrongPassword) {
 		d.Log.Warn("dashboard: wrong password in header", "source", source(r))
 		return unauthorized
@@ -62,13 +61,12 @@ func (d *dashboard) sessionOf(r *http.Request) (hash [32]byte, ok bool) {
 	return hash, false
 }
 
-// tokenHashes are those of r's cookies that could be a session's.
+// tokenHashes are those of r's cookies that could be a session's: all that
+// maxHeaderBytes lets through, since another port of this host may set more of our
+// name, and browsers may send those first.
 func tokenHashes(r *http.Request) [][32]byte {
 	var hashes [][32]byte
-	for i, c := range r.CookiesNamed(cookieName) {
-		if i == maxCookies {
-			break
-		}
+	for _, c := range r.CookiesNamed(cookieName) {
 		if hash, ok := tokenHash(c.Value); ok {
 			hashes = append(hashes, hash)
 		}
@@ -86,11 +84,16 @@ func tokenHash(token string) (hash [32]byte, ok bool) {
 	return sha256.Sum256(raw), true
 }
 
-// openSession starts a session and sets its cookie. Sessions whose cookies came
-// with r end: nobody who planted one is logged in by the log-in (I14).
-func (d *dashboard) openSession(ctx context.Context, w http.ResponseWriter, r *http.Request) error {
+// openSession starts a session and sets its cookie, for who has shown the password
+// of this hash. Sessions whose cookies came with r end: nobody who planted one is
+// logged in by the log-in (I14).
+func (d *dashboard) openSession(ctx context.Context, w http.ResponseWriter, r *http.Request, password []byte) error {
 	token, hash, s := d.newSession(r)
-	if err := d.Registry.NewSession(ctx, hash, s, tokenHashes(r)...); err != nil {
+	err := d.Registry.NewSession(ctx, password, hash, s, tokenHashes(r)...)
+	if errors.Is(err, registry.ErrState) {
+		return wrongPassword // it was right until a moment ago
+	}
+	if err != nil {
 		return fmt.Errorf("opening a session: %w", err)
 	}
 	http.SetCookie(w, d.cookie(token, int(sessionLife.Seconds())))
@@ -120,7 +123,8 @@ func (d *dashboard) cookie(value string, maxAge int) *http.Cookie {
 // logIn checks the password and opens a session.
 func (d *dashboard) logIn(w http.ResponseWriter, r *http.Request, password string) error {
 	who := d.caller(r)
-	if err := d.passwords.check(r.Context(), who, password, false); err != nil {
+	hash, err := d.passwords.check(r.Context(), who, password, false)
+	if err != nil {
 		// An attempt beyond the limits is not worth a line: anyone can make as many
 		// as the network carries, and fill the log's disk. What used the limits up
 		// was logged.
@@ -129,7 +133,7 @@ func (d *dashboard) logIn(w http.ResponseWriter, r *http.Request, password strin
 		}
 		return err
 	}
-	if err := d.openSession(r.Context(), w, r); err != nil {
+	if err := d.openSession(r.Context(), w, r, hash); err != nil {
 		return err
 	}
 	d.remember(w, r, who.known)
@@ -159,7 +163,7 @@ func (d *dashboard) setUp(w http.ResponseWriter, r *http.Request, password, code
 		return fmt.Errorf("storing the root password: %w", err)
 	}
 	d.Log.Info("dashboard: root password set", "source", from)
-	if err := d.openSession(ctx, w, r); err != nil {
+	if err := d.openSession(ctx, w, r, hash); err != nil {
 		return err
 	}
 	d.remember(w, r, knownID{})
@@ -191,6 +195,9 @@ func (d *dashboard) checkCode(r *http.Request, code string) error {
 // logOut ends the sessions of r's cookies and clears the cookie.
 func (d *dashboard) logOut(w http.ResponseWriter, r *http.Request) error {
 	for _, hash := range tokenHashes(r) {
+		if !d.Registry.SessionValid(hash) {
+			continue
+		}
 		if err := d.Registry.EndSession(r.Context(), hash); err != nil {
 			return fmt.Errorf("ending a session: %w", err)
 		}

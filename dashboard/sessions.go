@@ -85,11 +85,8 @@ func (d *dashboard) changePassword(w http.ResponseWriter, r *http.Request, old, 
 		return err
 	}
 	who := d.caller(r)
-	was, err := d.Registry.RootPasswordHash(context.WithoutCancel(r.Context()))
+	was, err := d.passwords.check(r.Context(), who, old, false)
 	if err != nil {
-		return fmt.Errorf("reading the root password's hash: %w", err)
-	}
-	if err := d.passwords.check(r.Context(), who, old, false); err != nil {
 		if errors.Is(err, wrongPassword) {
 			d.Log.Warn("dashboard: wrong password while changing it", "source", who.addr)
 			return wrongOld

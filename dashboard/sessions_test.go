@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/crypto/bcrypt"
+
+	"github.com/clawpatrol/clawpatrol/dashboard"
 )
 
 const (
@@ -260,5 +262,25 @@ func TestPassword_MustBeTypedTwice(t *testing.T) {
 	status(t, g.send(request{method: "POST", path: "/account/password", cookie: cookie, form: url.Values{"old": {password}, "password": {"quarry violin bishop"}, "repeat": {"quarry violin"}}}), http.StatusUnprocessableEntity)
 	if !g.alive(cookie) {
 		t.Error("it was changed")
+	}
+}
+
+// The attack: who knows the password that is just being changed logs in meanwhile,
+// and has a session that the change did not end.
+func TestI14_ALogInDoesNotOutliveAChangeOfThePassword(t *testing.T) {
+	g := newOperated(t)
+	release := dashboard.Hashing(g.handler)
+	answer := make(chan *http.Response)
+	go func() { answer <- g.send(request{method: "POST", path: "/api/login", body: loginBody(password)}) }()
+	for deadline := time.Now().Add(10 * time.Second); dashboard.Waiting(g.handler) == 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the log-in does not come to the password")
+		}
+	}
+	g.setPassword("another correct horse")
+	release()
+	r := <-answer
+	if r.StatusCode != http.StatusUnauthorized || len(g.db.Sessions()) != 0 {
+		t.Errorf("status %d, %d sessions", r.StatusCode, len(g.db.Sessions()))
 	}
 }

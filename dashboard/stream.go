@@ -46,6 +46,9 @@ func (d *dashboard) serveEvents(w http.ResponseWriter, r *http.Request, look fun
 	}
 	e := &events{w: w, r: r, out: http.NewResponseController(w)}
 	w.Header().Set("Content-Type", "text/event-stream")
+	if r.Method == http.MethodHead { // which would never end
+		return
+	}
 	if e.write("retry: 2000\n\n") != nil {
 		return
 	}
@@ -105,10 +108,14 @@ func (d *dashboard) stillLoggedIn(r *http.Request) (func() bool, error) {
 	if hash, ok := d.sessionOf(r); ok {
 		return func() bool { return d.Registry.SessionValid(hash) }, nil
 	}
-	// The password was right a moment ago: it is as long as it is not changed.
+	// It came with the password, which is right as long as it is not changed; or
+	// with a session that has just ended, which the second look tells.
 	first, err := d.Registry.RootPasswordHash(r.Context())
 	if err != nil {
 		return nil, fmt.Errorf("reading the root password's hash: %w", err)
+	}
+	if err := d.authenticate(r); err != nil {
+		return nil, err
 	}
 	next := d.Now().Add(recheckPassword)
 	return func() bool {

@@ -132,7 +132,7 @@ func TestFullDisk_BlocksAndRevokesAllTheSame(t *testing.T) {
 		"SetCredential":   db.SetCredential(ctx, "bearer.github", slot("secret", "changed")),
 		"ClearCredential": db.ClearCredential(ctx, "bearer.github"),
 		"SetSecret":       db.SetSecret(ctx, "NAME", text("x")),
-		"NewSession":      db.NewSession(ctx, token(1), registry.Session{Expires: time.Now().Add(time.Hour)}),
+		"NewSession":      db.NewSession(ctx, nil, token(1), registry.Session{Expires: time.Now().Add(time.Hour)}),
 		"Enrol":           errOf(db.Enrol(ctx, starting("new", newSource()))),
 		"SetRootPassword": db.SetRootPasswordHash(ctx, []byte("hash"), false),
 	} {

@@ -96,9 +96,10 @@ func TestSessions(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	var password []byte
 	begin := func(n int) {
 		t.Helper()
-		if err := db.NewSession(t.Context(), token(n), registry.Session{Expires: c.Now().Add(time.Hour)}); err != nil {
+		if err := db.NewSession(t.Context(), password, token(n), registry.Session{Expires: c.Now().Add(time.Hour)}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -147,6 +148,12 @@ func TestSessions(t *testing.T) {
 		t.Fatal(err)
 	}
 	valid(164, false)
+	// A log-in that was checked against the password before is too late.
+	if err := db.NewSession(t.Context(), nil, token(199), registry.Session{Expires: c.Now().Add(time.Hour)}); !errors.Is(err, registry.ErrState) {
+		t.Errorf("by the password before: %v", err)
+	}
+	valid(199, false)
+	password = []byte("hash")
 	begin(200)
 	if err := db.ResetRootPassword(t.Context(), token(0)); err != nil {
 		t.Fatal(err)
@@ -160,16 +167,16 @@ func TestSessions(t *testing.T) {
 func TestSessions_ExpiredOnesDoNotCountAgainstTheLimit(t *testing.T) {
 	c := newClock()
 	db := openIn(t, stateDir(t), c)
-	if err := db.NewSession(t.Context(), token(0), registry.Session{Expires: c.Now().Add(24 * time.Hour)}); err != nil {
+	if err := db.NewSession(t.Context(), nil, token(0), registry.Session{Expires: c.Now().Add(24 * time.Hour)}); err != nil {
 		t.Fatal(err)
 	}
 	for n := 1; n < 64; n++ {
-		if err := db.NewSession(t.Context(), token(n), registry.Session{Expires: c.Now().Add(time.Minute)}); err != nil {
+		if err := db.NewSession(t.Context(), nil, token(n), registry.Session{Expires: c.Now().Add(time.Minute)}); err != nil {
 			t.Fatal(err)
 		}
 	}
 	c.pass(time.Minute)
-	if err := db.NewSession(t.Context(), token(64), registry.Session{Expires: c.Now().Add(time.Hour)}); err != nil {
+	if err := db.NewSession(t.Context(), nil, token(64), registry.Session{Expires: c.Now().Add(time.Hour)}); err != nil {
 		t.Fatal(err)
 	}
 	if !db.SessionValid(token(0)) {

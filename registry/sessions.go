@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"database/sql"
@@ -46,8 +47,19 @@ func (s *sessions) replace(valid map[[32]byte]Session) {
 // NewSession stores s under the SHA-256 of its token; its ID and Created are
 // chosen here. It ends the sessions of the tokens that it replaces. Expired
 // sessions make room, and beyond 64 the oldest ends.
-func (db *DB) NewSession(ctx context.Context, tokenHash [32]byte, s Session, replaces ...[32]byte) error {
+//
+// passwordHash is the one that whoever logs in was checked against, nil where
+// there is none. NewSession fails with ErrState where another is stored by now: a
+// change of the password ends all sessions, also those that are about to begin.
+func (db *DB) NewSession(ctx context.Context, passwordHash []byte, tokenHash [32]byte, s Session, replaces ...[32]byte) error {
 	err := db.changeSessions(ctx, func(ctx context.Context, tx *sql.Tx) error {
+		stored, err := db.sealedSetting(ctx, tx, rootPasswordName)
+		if err != nil {
+			return err
+		}
+		if !bytes.Equal(stored.Reveal(), passwordHash) {
+			return fmt.Errorf("%w: the root password has been changed meanwhile", ErrState)
+		}
 		for _, old := range replaces {
 			if _, err := tx.ExecContext(ctx, "DELETE FROM sessions WHERE token_hash = ?", old[:]); err != nil {
 				return err

@@ -21,7 +21,7 @@ func TestSessions_AreToldApartAndEndedByID(t *testing.T) {
 		t.Helper()
 		s := registry.Session{ID: "s_999", Expires: c.Now().Add(time.Hour), Browser: browser}
 		s.Source, _ = netip.ParseAddr(source)
-		if err := db.NewSession(t.Context(), token(n), s, replaces...); err != nil {
+		if err := db.NewSession(t.Context(), nil, token(n), s, replaces...); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -82,7 +82,7 @@ func TestRootPassword_IsChangedOnlyFromWhatItWas(t *testing.T) {
 	if err := db.SetRootPasswordHash(ctx, []byte("one"), true); err != nil {
 		t.Fatal(err)
 	}
-	if err := db.NewSession(ctx, token(1), s); err != nil {
+	if err := db.NewSession(ctx, []byte("one"), token(1), s); err != nil {
 		t.Fatal(err)
 	}
 	for _, old := range []string{"", "two", "on", "one "} {

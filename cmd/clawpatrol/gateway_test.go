@@ -140,7 +140,7 @@ func TestGateway_ResetWithdrawsApprovals(t *testing.T) {
 			err = errors.Join(
 				db.Approve(t.Context(), reg.ID, []string{"ci"}, ""),
 				db.SetRootPasswordHash(t.Context(), []byte("a hash"), false),
-				db.NewSession(t.Context(), [32]byte{1}, registry.Session{Expires: time.Now().Add(time.Hour)}),
+				db.NewSession(t.Context(), []byte("a hash"), [32]byte{1}, registry.Session{Expires: time.Now().Add(time.Hour)}),
 				db.Close())
 		}
 		if err != nil {

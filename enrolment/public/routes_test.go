@@ -21,7 +21,7 @@ import (
 func TestPublic_ServesItsListAndNothingElse(t *testing.T) {
 	g := newGateway(t)
 	// Credentials that open the dashboard open nothing here.
-	if err := g.db.NewSession(t.Context(), sha256.Sum256(make([]byte, 32)), registry.Session{Expires: g.clock.Now().Add(time.Hour)}); err != nil {
+	if err := g.db.NewSession(t.Context(), nil, sha256.Sum256(make([]byte, 32)), registry.Session{Expires: g.clock.Now().Add(time.Hour)}); err != nil {
 		t.Fatal(err)
 	}
 	credentials := http.Header{
