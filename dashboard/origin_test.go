@@ -115,3 +115,40 @@ func TestI14_StrictHeadersOnEveryAnswer(t *testing.T) {
 		}
 	}
 }
+
+// The attack: a page on another port of this host has the browser fetch what costs
+// the gateway something, or what there are few of. The session's cookie comes along.
+func TestI14_PagesOfOtherOriginsFetchNothing(t *testing.T) {
+	g := newOperated(t)
+	cookie := g.logIn()
+	get := func(path, site, mode, dest string) int {
+		h := http.Header{"Sec-Fetch-Site": {site}, "Sec-Fetch-Mode": {mode}}
+		if dest != "" {
+			h.Set("Sec-Fetch-Dest", dest)
+		}
+		return g.send(request{method: "GET", path: path, cookie: cookie, header: h}).StatusCode
+	}
+	for _, path := range []string{"/api/profiles", "/api/actions.csv", "/registrations", "/metrics", "/static/style.css"} {
+		for _, site := range []string{"same-site", "cross-site"} {
+			for mode, dest := range map[string]string{"no-cors": "image", "cors": "empty", "navigate": "iframe"} {
+				if s := get(path, site, mode, dest); s != http.StatusForbidden {
+					t.Errorf("%s %s %s %s: status %d", path, site, mode, dest, s)
+				}
+			}
+			want := http.StatusOK // a link that was followed
+			if isAPI(path) {
+				want = http.StatusForbidden
+			}
+			for _, dest := range []string{"document", ""} {
+				if s := get(path, site, "navigate", dest); s != want {
+					t.Errorf("%s, a link, %s %q: status %d", path, site, dest, s)
+				}
+			}
+		}
+		for site, mode := range map[string]string{"same-origin": "cors", "none": "navigate"} {
+			if s := get(path, site, mode, "empty"); s != http.StatusOK {
+				t.Errorf("%s %s: status %d", path, site, s)
+			}
+		}
+	}
+}

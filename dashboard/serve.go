@@ -33,11 +33,25 @@ func (d *dashboard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		d.fail(w, r, &failure{http.StatusMisdirectedRequest, "wrong_host", "this Host is not the dashboard's own", "use the address that dashboard.listen names"})
 		return
 	}
-	if err := d.csrf.Check(r); err != nil {
+	if err := d.csrf.Check(r); err != nil || fetchedElsewhere(r) {
 		d.fail(w, r, &failure{http.StatusForbidden, "cross_site", "the request came from another site", ""})
 		return
 	}
 	d.router.ServeHTTP(w, r)
+}
+
+// fetchedElsewhere reports whether a browser says that a page of another origin
+// made it send r, other than by a link that was followed. Such a page gets to see
+// no answer, but one on another port of this host has the session's cookie sent
+// along, and could use up the streams and downloads that there are (Fetch Metadata
+// Request Headers, sections 2.1 to 2.3).
+func fetchedElsewhere(r *http.Request) bool {
+	switch r.Header.Get("Sec-Fetch-Site") {
+	case "cross-site", "same-site":
+		dest := r.Header.Get("Sec-Fetch-Dest")
+		return isAPI(r.URL.Path) || r.Header.Get("Sec-Fetch-Mode") != "navigate" || dest != "" && dest != "document"
+	}
+	return false
 }
 
 // recoverPanic ends a panic at its request (I16). The panic's value is not
