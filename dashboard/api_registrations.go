@@ -46,7 +46,7 @@ func (d *dashboard) profilesAPI(w http.ResponseWriter, r *http.Request) {
 		d.fail(w, r, err)
 		return
 	}
-	if err := d.setProfiles(r, req.Profiles); err != nil {
+	if err := d.setProfiles(r, req.Profiles, nil); err != nil {
 		d.fail(w, r, err)
 		return
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strconv"
 	"strings"
 
 	"github.com/clawpatrol/clawpatrol/registry"
@@ -16,6 +17,8 @@ type approval struct {
 	UserCode string   `json:"user_code"`
 	Pin      *pinView `json:"pin"`   // as it was shown; nil: whatever it is
 	Repin    *pinView `json:"repin"` // nil: the pin is kept
+
+	blocks *int // as a page showed it; nil: whatever it is
 }
 
 // approve moves a pending or blocked registration to approved.
@@ -30,7 +33,7 @@ func (d *dashboard) approve(r *http.Request, a approval) error {
 	case reg.State == registry.Pending && a.Repin != nil:
 		return &failure{http.StatusConflict, "wrong_state", "only a blocked registration can be given another pin", "approve without repin"}
 	}
-	decided := registry.Approval{UserCode: strings.TrimSpace(a.UserCode)}
+	decided := registry.Approval{UserCode: strings.TrimSpace(a.UserCode), Blocks: a.blocks}
 	if decided.Profiles, err = d.knownProfiles(a.Profiles); err != nil {
 		return err
 	}
@@ -108,6 +111,9 @@ func approvalForm(r *http.Request) approval {
 	a := approval{Profiles: r.PostForm["profile"], UserCode: r.PostForm.Get("user_code")}
 	if r.PostForm.Has("pin4") || r.PostForm.Has("pin6") {
 		a.Pin = pin("pin")
+	}
+	if n, err := strconv.Atoi(r.PostForm.Get("blocks")); err == nil {
+		a.blocks = &n
 	}
 	if r.PostForm.Get("addresses") == "seen" {
 		a.Repin = pin("seen")

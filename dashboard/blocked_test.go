@@ -347,3 +347,38 @@ func TestI08_ApprovesTheAddressesOfDatagramsToo(t *testing.T) {
 		t.Errorf("%+v", v)
 	}
 }
+
+// The attack: a registration is blocked while its page is open, and the operator
+// approves it without having seen that.
+func TestI08_AStalePageDoesNotUndoABlock(t *testing.T) {
+	g := newOperated(t)
+	reg := g.enrol("build-7", "198.51.100.20")
+	page := "/registrations/" + string(reg.ID)
+	shown := func() url.Values { return form(t, g.page(page), page+"/approve") }
+	block := func(why string) {
+		t.Helper()
+		if err := g.db.Approve(t.Context(), reg.ID, []string{"ci"}, ""); err != nil {
+			t.Fatal(err)
+		}
+		if err := g.db.Block(t.Context(), reg.ID, why); err != nil {
+			t.Fatal(err)
+		}
+	}
+	send := func(f url.Values) *http.Response {
+		f["profile"] = []string{"ci"}
+		return g.send(request{method: "POST", path: page + "/approve", form: f, secret: password})
+	}
+	stale := shown() // pending
+	block("used from elsewhere")
+	again := shown()
+	for what, f := range map[string]url.Values{"pending": stale, "blocked, once less": again} {
+		if what != "pending" {
+			block("used from elsewhere again")
+		}
+		body := status(t, send(f), http.StatusConflict)
+		if !strings.Contains(body, "used from elsewhere") || g.get(reg.ID).State != registry.Blocked {
+			t.Errorf("%s: %s, with the page\n%s", what, g.get(reg.ID).State, body)
+		}
+	}
+	goesTo(t, send(shown()), page+"?done=approved")
+}

@@ -63,15 +63,16 @@ type Config struct {
 // dashboard serves the listener.
 type dashboard struct {
 	Config
-	hosts     hostCheck
-	csrf      *http.CrossOriginProtection
-	passwords *passwords
-	pages     pageSet
-	router    *router
-	streams   chan struct{} // holds a value per open stream of events
-	drafts    drafts
-	kept      chan struct{} // holds a value per form that is being kept; see showEnded
-	secretsMu sync.Mutex    // held from looking at what is stored until it is replaced or cleared
+	hosts      hostCheck
+	csrf       *http.CrossOriginProtection
+	passwords  *passwords
+	pages      pageSet
+	router     *router
+	streams    chan struct{} // holds a value per open stream of events
+	drafts     drafts
+	kept       chan struct{} // holds a value per form that is being kept; see showEnded
+	profilesMu sync.Mutex    // held from looking at a registration's profiles until they are replaced
+	secretsMu  sync.Mutex    // held from looking at what is stored until it is replaced or cleared
 }
 
 // New returns the listener's handler.

@@ -52,6 +52,8 @@ func (d *dashboard) failureOf(err error) *failure {
 		return &failure{http.StatusNotFound, "not_found", "no such registration", ""}
 	case errors.Is(err, registry.ErrPinChanged):
 		return &failure{http.StatusConflict, "pin_changed", "the observed addresses have changed since they were shown", "look at them again before you approve"}
+	case errors.Is(err, registry.ErrBlockedSince):
+		return &failure{http.StatusConflict, "wrong_state", "the registration has been blocked since you opened the page", "look at why before you approve it again"}
 	case errors.Is(err, registry.ErrCodeWrong): // also an ErrCodeRequired
 		return &failure{http.StatusConflict, "wrong_user_code", "the code is not this registration's", "compare it with the one the agent host shows: this may be another host's registration"}
 	case errors.Is(err, registry.ErrCodeRequired):

@@ -127,10 +127,11 @@ type approveCard struct {
 	Repin    *repinChoice // nil: the pin can only be kept
 	Invited  []string     // profiles that its invite approves it with, once its tunnel is up
 	FromList bool         // the form is one of several on a page
+	Blocks   int          // how often it was blocked: a form from before the last time approves nothing
 }
 
 func (d *dashboard) approveCard(ro roster, reg *registry.Registration, chosen []string) approveCard {
-	c := approveCard{registrationRow: ro.row(reg, d.Now()), Choices: d.profileChoices(reg, chosen), Repin: ro.repinChoice(reg)}
+	c := approveCard{registrationRow: ro.row(reg, d.Now()), Choices: d.profileChoices(reg, chosen), Repin: ro.repinChoice(reg), Blocks: reg.Blocks}
 	for _, p := range reg.Invited {
 		c.Invited = append(c.Invited, shown(p))
 	}
@@ -287,7 +288,7 @@ func (d *dashboard) afterForm(w http.ResponseWriter, r *http.Request, did string
 func (d *dashboard) profilesForm(w http.ResponseWriter, r *http.Request) {
 	err := parseForm(r)
 	if err == nil {
-		err = d.setProfiles(r, r.PostForm["profile"])
+		err = d.setProfiles(r, r.PostForm["profile"], r.PostForm["had"])
 	}
 	d.afterForm(w, r, "profiles", err)
 }

@@ -149,14 +149,20 @@ func (d *dashboard) registration(r *http.Request) (*registry.Registration, error
 	return reg, nil
 }
 
-// setProfiles replaces a registration's profiles.
-func (d *dashboard) setProfiles(r *http.Request, profiles []string) error {
+// setProfiles replaces a registration's profiles. had are those that a page showed,
+// which another operator may have changed since; nil: whatever they are.
+func (d *dashboard) setProfiles(r *http.Request, profiles, had []string) error {
+	d.profilesMu.Lock()
+	defer d.profilesMu.Unlock()
 	reg, err := d.registration(r)
 	if err != nil {
 		return err
 	}
 	if profiles, err = d.knownProfiles(profiles); err != nil {
 		return err
+	}
+	if had != nil && !slices.Equal(slices.Sorted(slices.Values(had)), slices.Sorted(slices.Values(reg.Profiles))) {
+		return &failure{http.StatusConflict, "changed_since", "somebody else has changed the profiles since you opened the page", "nothing of yours has been stored: look at what is there now, then send again if it is still right"}
 	}
 	if err := d.Registry.SetProfiles(context.WithoutCancel(r.Context()), reg.ID, profiles); err != nil {
 		return fmt.Errorf("setting a registration's profiles: %w", err)

@@ -422,3 +422,22 @@ func TestRegistrations_ThePageIsBounded(t *testing.T) {
 		t.Errorf("all that are revoked:\n%s", revoked)
 	}
 }
+
+// The attack: one operator takes a profile from an agent host, and another gives it
+// back by a page that was open before.
+func TestPages_AStalePageDoesNotUndoAChangeOfProfiles(t *testing.T) {
+	g := newOperated(t)
+	reg := g.approved("build-7", "198.51.100.20")
+	page := "/registrations/" + string(reg.ID)
+	change := func(f url.Values, profiles ...string) *http.Response {
+		f["profile"] = profiles
+		return g.send(request{method: "POST", path: page + "/profiles", form: f, secret: password})
+	}
+	stale := form(t, g.page(page), page+"/profiles")
+	goesTo(t, change(form(t, g.page(page), page+"/profiles"), "deploy"), page+"?done=profiles")
+	body := status(t, change(stale, "ci", "deploy"), http.StatusConflict)
+	if got := g.get(reg.ID).Profiles; !slices.Equal(got, []string{"deploy"}) {
+		t.Errorf("it has %v", got)
+	}
+	goesTo(t, change(form(t, body, page+"/profiles"), "deploy", "ci"), page+"?done=profiles")
+}

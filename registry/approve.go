@@ -34,6 +34,10 @@ type Approval struct {
 	// credential can add an address to the pin. Nil: any.
 	Shown *Pin
 
+	// Blocks is Registration.Blocks as the operator was shown it; where it is
+	// another by now, the approval fails with ErrBlockedSince. Nil: any.
+	Blocks *int
+
 	// Repin replaces the pin of a blocked registration. Each of its addresses
 	// must be in Registration.Seen, and one of them have been proven over TCP;
 	// else the approval fails with ErrPinChanged. Nil keeps the pin.
@@ -52,6 +56,9 @@ func (db *DB) ApproveAs(ctx context.Context, id ID, a Approval) error {
 		}
 		if r.State != Pending && r.State != Blocked {
 			return false, fmt.Errorf("%w: the registration is %s", ErrState, r.State)
+		}
+		if a.Blocks != nil && *a.Blocks != r.Blocks {
+			return false, ErrBlockedSince
 		}
 		if a.Shown != nil && *a.Shown != r.Pin {
 			return false, ErrPinChanged

@@ -90,6 +90,7 @@ var (
 	ErrState          = errors.New("not possible in this state") // e.g. approving a revoked one
 	ErrPinSealed      = errors.New("the pin is sealed")
 	ErrPinChanged     = errors.New("the pin is not the one that was shown")
+	ErrBlockedSince   = errors.New("the registration has been blocked since it was shown")
 	ErrCodeRequired   = errors.New("several pending registrations look alike: the user code is required")
 	ErrSubnetFull     = errors.New("no free address range left for a registration")
 	ErrTableFull      = errors.New("no free virtual address left")
