@@ -142,7 +142,7 @@ func (d *dashboard) validateAPI(w http.ResponseWriter, r *http.Request) {
 		d.fail(w, r, err)
 		return
 	}
-	v, err := d.checkDraft(req.Source)
+	v, err := d.checkDraft(req.Source, nil)
 	if err != nil {
 		d.fail(w, r, err)
 		return

@@ -35,8 +35,9 @@ func (d *drafts) enter() (leave func(), err error) {
 }
 
 // checkDraft compiles source as if it stood in the file of the policy in force.
-// Nothing is stored, no file is read and no name looked up.
-func (d *dashboard) checkDraft(source string) (validationView, error) {
+// Nothing is stored, no file is read and no name looked up. then, which may be nil,
+// is called while the turn lasts: with what else costs as much.
+func (d *dashboard) checkDraft(source string, then func(validationView)) (validationView, error) {
 	leave, err := d.drafts.enter()
 	if err != nil {
 		return validationView{}, err
@@ -47,6 +48,9 @@ func (d *dashboard) checkDraft(source string) (validationView, error) {
 	v := validationView{Valid: next != nil, Diagnostics: diagnosticViews(diags)}
 	if next != nil {
 		v.Changes = d.changes(now, next)
+	}
+	if then != nil {
+		then(v)
 	}
 	return v, nil
 }

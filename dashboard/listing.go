@@ -9,8 +9,12 @@ import (
 	"github.com/clawpatrol/clawpatrol/registry"
 )
 
-// maxListing bounds the lines of a policy that a page shows.
-const maxListing = 5000
+// Limits of a policy's text on a page. A line can have as many parts as it is long,
+// and each takes more of the page than its text.
+const (
+	maxListing = 5000   // lines
+	maxSpans   = 50_000 // parts of them
+)
 
 // listing is a policy's text on a page.
 type listing struct {
@@ -37,8 +41,12 @@ type matched struct {
 func newListing(name, text string, wrong map[int]bool) listing {
 	l := listing{Name: shown(name)}
 	lines := policy.Lines(text)
-	l.More = max(0, len(lines)-maxListing)
-	for _, line := range lines[:len(lines)-l.More] {
+	spans := 0
+	for i, line := range lines {
+		if spans += len(line.Spans); i >= maxListing || spans > maxSpans {
+			l.More = len(lines) - i
+			break
+		}
 		for i := range line.Spans {
 			line.Spans[i].Text = spelled(line.Spans[i].Text)
 		}

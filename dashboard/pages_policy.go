@@ -146,8 +146,7 @@ func (d *dashboard) draftForm(w http.ResponseWriter, r *http.Request) {
 		body.Target = shown(sources[0].Name)
 	}
 	p := page{Title: "Check a draft", Section: "policy"}
-	result, err := d.checkDraft(body.Source)
-	if err == nil {
+	_, err := d.checkDraft(body.Source, func(result validationView) {
 		body.Result = &result
 		if !result.Valid {
 			wrong := map[int]bool{}
@@ -157,7 +156,7 @@ func (d *dashboard) draftForm(w http.ResponseWriter, r *http.Request) {
 			l := newListing("The draft", policy.Mask(body.Source), wrong)
 			body.Listing = &l
 		}
-	}
+	})
 	status := d.showFailure(&p, err)
 	p.Body = body
 	d.render(w, status, "draft", p)

@@ -455,3 +455,17 @@ func TestDraft_ComesBackWithoutASession(t *testing.T) {
 	}
 	t.Errorf("the page is\n%s", page)
 }
+
+// One line can have as many parts as it is long, and each takes ten times its text
+// of the page.
+func TestI16_TheListOfADraftIsBounded(t *testing.T) {
+	g := newOperated(t)
+	source := gatewayHCL + "x = [" + strings.Repeat(`"",`, 100_000) + "]\n"
+	page := status(t, g.send(request{method: "POST", path: "/policy/draft", form: url.Values{"source": {source}}, secret: password}), http.StatusOK)
+	if n := strings.Count(page, "<span class=\"hcl-"); n > 60_000 {
+		t.Errorf("%d parts", n)
+	}
+	if !strings.Contains(page, "more.</p>") {
+		t.Error("it does not say that it ends early")
+	}
+}

@@ -55,15 +55,18 @@ const maxPrivateKey = 64 << 10
 // little but base64.
 func (m *masker) privateKeys() {
 	const begin, end = "-----BEGIN", "-----END"
-	for at := 0; ; {
+	for at, eol := 0, 0; ; {
 		i := strings.Index(m.text[at:], begin)
 		if i < 0 {
 			return
 		}
 		at += i
-		mark := strings.Index(lineOf(m.text, at), privateKeyMark)
+		if at >= eol { // once for each line: one may have as many of these as it is long
+			eol = at + len(lineOf(m.text, at))
+		}
+		mark := strings.Index(m.text[at:eol], privateKeyMark)
 		if mark < 0 {
-			at += len(begin)
+			at = eol
 			continue
 		}
 		body := at + mark + len(privateKeyMark)
@@ -144,31 +147,42 @@ func eachRun(text string, f func(from, to int)) {
 // words masks what looks like a token.
 func (m *masker) words() {
 	eachRun(m.text, func(from, to int) {
-		word := m.text[from:to]
-		if len(word) < minToken || strings.Contains(strings.ToLower(word), "clawpatrol") || isPublic(m.text[:from]) {
-			return
-		}
-		if hasTokenPrefix(word) {
+		m.eachPart(from, to, "=", m.word) // NAME=VALUE, as environments have it
+	})
+}
+
+func (m *masker) word(from, to int) {
+	word := m.text[from:to]
+	if len(word) < minToken || strings.Contains(strings.ToLower(word), "clawpatrol") || isPublic(m.text[:from]) {
+		return
+	}
+	if hasTokenPrefix(word) {
+		m.hide(from, to)
+		return
+	}
+	apart := "." // a host name's labels are
+	if from > 0 && m.text[from-1] == ':' {
+		apart = "./" // and what is between the slashes of a URL
+	} else if word[0] == '/' && strings.Count(word, "/") > 1 { // a path
+		return
+	}
+	m.eachPart(from, to, apart, func(from, to int) {
+		if looksRandom(m.text[from:to]) {
 			m.hide(from, to)
-			return
-		}
-		apart := "." // a host name's labels are
-		if from > 0 && m.text[from-1] == ':' {
-			apart = "./" // and what is between the slashes of a URL
-		} else if word[0] == '/' && strings.Count(word, "/") > 1 { // a path
-			return
-		}
-		for at := from; at < to; at++ {
-			part := m.text[at:to]
-			if i := strings.IndexAny(part, apart); i >= 0 {
-				part = part[:i]
-			}
-			if looksRandom(part) {
-				m.hide(at, at+len(part))
-			}
-			at += len(part)
 		}
 	})
+}
+
+// eachPart calls f with the offsets of each part of a word.
+func (m *masker) eachPart(from, to int, separators string, f func(from, to int)) {
+	for at := from; at < to; at++ {
+		end := to
+		if i := strings.IndexAny(m.text[at:to], separators); i >= 0 {
+			end = at + i
+		}
+		f(at, end)
+		at = end
+	}
 }
 
 const (

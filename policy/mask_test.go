@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/clawpatrol/clawpatrol/policy"
 )
@@ -34,6 +35,9 @@ func TestI02_MaskHidesWhatLooksLikeASecret(t *testing.T) {
 		"hexadecimal":     {`a = "da39a3ee5e6b4b0d3255bfef95601890afd80709"`, []string{"da39a3"}},
 		"base64":          {`a = "q83vEjRWeJCrze8SNFZ4kKvN7xI0VniQ"`, []string{"q83vEj"}},
 		"Slack":           {`# https://hooks.slack.com/services/T00000000/B00000000/Xy1Xy2Xy3Xy4Zw5Zw6Zw7Ab8`, []string{"Xy1Xy2"}},
+		"assigned":        {`# token=da39a3ee5e6b4b0d3255bfef95601890afd80709`, []string{"da39a3"}},
+		"assigned AWS":    {`# AWS_ACCESS_KEY_ID=AKIAIOSFODNN7EXAMPLE`, []string{"IOSFODNN"}},
+		"assigned prefix": {`# key=sk-0123abcdwxyz0123abcdwxyz`, []string{"0123abcd"}},
 		"OpenAI":          {`a = "sk-proj-4f9AbCdEfGh1Jk2LmN3oPq"`, []string{"4f9AbC"}},
 	} {
 		got := policy.Mask(c.text)
@@ -186,4 +190,22 @@ func FuzzMask(f *testing.F) {
 			t.Fatal("masking twice masks more")
 		}
 	})
+}
+
+// The attack: a draft of one long line keeps a processor for as long as it is
+// squared. Linear, this takes well under a second.
+func TestI16_MaskingALongLineTakesNoLongerThanManyShortOnes(t *testing.T) {
+	for what, unit := range map[string]string{"no key": "-----BEGIN", "keys": "-----BEGIN PRIVATE KEY"} {
+		done := make(chan struct{})
+		text := "# " + strings.Repeat(unit, 16<<20/len(unit))
+		go func() {
+			defer close(done)
+			policy.Mask(text)
+		}()
+		select {
+		case <-done:
+		case <-time.After(30 * time.Second):
+			t.Fatalf("%s: not done after 30 s", what)
+		}
+	}
 }
