@@ -133,7 +133,13 @@ func (db *DB) ActionsAfter(ctx context.Context, f ActionFilter) (list []LoggedAc
 		return nil, 0, fmt.Errorf("following the action log: %w", err)
 	}
 	f.Before = 0
-	walked := idRange{f.After + 1, min(db.LastAction(), f.After+followStep)}
+	// What was removed is not walked through: who comes back after it would be long.
+	var first int64
+	if err := db.read.QueryRowContext(ctx, "SELECT first FROM action_log_start").Scan(&first); err != nil {
+		return nil, 0, fmt.Errorf("following the action log: %w", err)
+	}
+	low := max(f.After+1, first)
+	walked := idRange{low, min(db.LastAction(), low+followStep-1)}
 	if walked.empty() {
 		return nil, f.After, nil
 	}

@@ -104,6 +104,9 @@ func (db *DB) Stats(now time.Time) Stats {
 	for i := range stats.Hours {
 		unit := s.all.since(now) + int64(i)
 		stats.Hours[i].Start = time.Unix(unit*int64(time.Hour/time.Second), 0).UTC()
+		if unit < 0 { // a clock that has no time yet: nothing is before 1970
+			continue
+		}
 		if slot := unit % statsHours; all != nil && s.all.slots[slot] == unit {
 			stats.Hours[i].Allowed, stats.Hours[i].Denied = int(all.slots[slot].allowed), int(all.slots[slot].denied)
 		}

@@ -205,3 +205,15 @@ func TestCredentialUses(t *testing.T) {
 		t.Errorf("after a restart %v, want %v", got, want)
 	}
 }
+
+// A machine without a battery begins in 1970, where the last 24 hours begin before
+// there were any.
+func TestStats_OfAClockThatHasNoTime(t *testing.T) {
+	clock := &clock{now: time.Unix(3600, 0)}
+	db := openIn(t, stateDir(t), clock)
+	appendRow(t, db, registry.Action{Verdict: "allow", Time: clock.Now()})
+	flush(t, db)
+	if hours := db.Stats(clock.Now()).Hours; hours[22].Start.Unix() != 0 || hours[22].Allowed+hours[23].Allowed != 1 {
+		t.Errorf("%+v", hours)
+	}
+}

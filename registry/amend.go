@@ -63,8 +63,9 @@ func (db *DB) apply(ctx context.Context, a amendment, now time.Time) error {
 			if err := storeRecord(ctx, tx, r); err != nil {
 				return err
 			}
-			if r.State != Approved {
-				if err := endGrants(ctx, tx, r.ID, now); err != nil {
+			// Also where a block that the disk refused is lifted before it was stored.
+			if r.State != Approved || db.unsaved[r.ID] {
+				if err := db.endGrants(ctx, tx, r.ID, now); err != nil {
 					return err
 				}
 			}

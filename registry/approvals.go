@@ -128,8 +128,8 @@ type holding struct {
 
 // Hold asks an operator and waits for the answer: Allowed, denied, or nobody
 // decided in time. The error is ctx's where that ends first, and then nothing is
-// asked any more. What a registration asks a second time while it waits is one
-// approval. At most 16 of a registration and 256 in all wait, and a registration
+// asked any more. A host key that a registration asks about a second time while it
+// waits is one approval; of actions each is its own. At most 16 of a registration and 256 in all wait, and a registration
 // asks something new at most 32 times at once and then once a second
 // (ErrTooManyHeld). Nobody is asked what a grant covers: it is Allowed, under the
 // ID of the approval that the grant was the answer to, and the use is on disk
@@ -190,7 +190,9 @@ func (db *DB) wait(ctx context.Context, r HeldRequest, a Held, now time.Time) (*
 		if h.Registration != a.Registration || !now.Before(h.ExpiresAt) {
 			continue
 		}
-		if h.same(a, r.HostKey) {
+		// Two actions that look the same need not be: an operator sees no body and no
+		// literal. One answer allows one of them.
+		if h.Kind == ApproveHostKey && h.same(a, r.HostKey) {
 			if h.holders >= maxHolders {
 				return nil, ErrTooManyHeld
 			}

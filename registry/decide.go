@@ -56,6 +56,11 @@ func (db *DB) decide(ctx context.Context, id ApprovalID, allow bool, reason, ope
 		if h != nil {
 			a.State, a.DecidedAt = ApprovalExpired, now // in a moment
 		}
+		for _, ended := range db.approvals.unsaved { // the disk does not know
+			if ended.ID == id {
+				a = ended.Held
+			}
+		}
 		return &OverError{a}
 	}
 	state := ApprovalDenied

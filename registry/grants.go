@@ -20,6 +20,10 @@ const (
 
 	maxGrants  = 256  // in force
 	keptGrants = 1000 // rows of those that are over
+
+	// grantSlack is by how much a clock may be set back under a grant. Where it is
+	// set back to before that the grant is not in force: it would last too long.
+	grantSlack = time.Minute
 )
 
 // GrantID names a grant.
@@ -76,7 +80,11 @@ func (g *liveGrant) now() Grant {
 }
 
 func (g *liveGrant) live(now time.Time) bool {
-	return now.Before(g.ExpiresAt) && (g.Uses == 0 || g.used.Load() < int64(g.Uses))
+	return !g.over(now) && !now.Before(g.CreatedAt.Add(-grantSlack))
+}
+
+func (g *liveGrant) over(now time.Time) bool {
+	return !now.Before(g.ExpiresAt) || g.Uses > 0 && g.used.Load() >= int64(g.Uses)
 }
 
 func (g *liveGrant) covers(a Held) bool {
@@ -129,7 +137,7 @@ func (db *DB) EndGrant(ctx context.Context, id GrantID) error {
 		if i < 0 {
 			return ErrNoGrant
 		}
-		ended := db.grants()[i].now()
+		ended := db.grants()[i].now() // with its last uses, which the disk may not know
 		ended.EndedAt = now
 		db.approvals.takenBack = append(db.approvals.takenBack, ended)
 		db.keepGrants(func(g *liveGrant) bool { return g.ID != id })
@@ -210,7 +218,7 @@ func (db *DB) keepGrants(keep func(*liveGrant) bool) {
 func (db *DB) expireGrants(now time.Time) error {
 	err := db.saveGrants()
 	if err == nil {
-		db.keepGrants(func(g *liveGrant) bool { return g.live(now) })
+		db.keepGrants(func(g *liveGrant) bool { return !g.over(now) })
 	}
 	return err
 }
@@ -229,7 +237,7 @@ func (db *DB) saveGrants() error {
 			}
 		}
 		for _, g := range db.approvals.takenBack {
-			if _, err := tx.ExecContext(ctx, "UPDATE grants SET ended_at = ? WHERE id = ? AND ended_at = 0", micros(g.EndedAt), g.ID); err != nil {
+			if _, err := tx.ExecContext(ctx, "UPDATE grants SET ended_at = ?, used = ? WHERE id = ? AND ended_at = 0", micros(g.EndedAt), g.Used, g.ID); err != nil {
 				return err
 			}
 		}
@@ -265,7 +273,15 @@ func storeGrant(ctx context.Context, tx *sql.Tx, g Grant) error {
 }
 
 // endGrants ends a registration's grants: they do not outlive its approval.
-func endGrants(ctx context.Context, tx *sql.Tx, id ID, now time.Time) error {
+// The caller holds writing.
+func (db *DB) endGrants(ctx context.Context, tx *sql.Tx, id ID, now time.Time) error {
+	for _, g := range db.grants() {
+		if g.Registration == id {
+			if err := storeUsed(ctx, tx, g.ID, g.used.Load()); err != nil {
+				return err
+			}
+		}
+	}
 	_, err := tx.ExecContext(ctx, "UPDATE grants SET ended_at = ? WHERE registration = ? AND ended_at = 0", micros(now), id)
 	return err
 }

@@ -164,7 +164,7 @@ func TestI17_GrantsAreUsedUpExactly(t *testing.T) {
 			outcomes <- outcome{d, err}
 		})
 	}
-	holders(t, db, pending(t, db, 1)[0].ID, 40)
+	pending(t, db, 16) // as many as may wait; each is an action of its own
 	cancel()
 	asking.Wait()
 	close(outcomes)
@@ -172,7 +172,7 @@ func TestI17_GrantsAreUsedUpExactly(t *testing.T) {
 	for o := range outcomes {
 		if o.decision.Allowed() && o.decision.ID == id {
 			allowed++
-		} else if !errors.Is(o.err, context.Canceled) {
+		} else if !errors.Is(o.err, context.Canceled) && !errors.Is(o.err, registry.ErrTooManyHeld) {
 			t.Errorf("%+v", o)
 		}
 	}
