@@ -393,16 +393,27 @@ func (p *tab) press(k key) error {
 	})
 }
 
-// fill replaces what a field holds.
+// fill replaces what a field holds; again, where the page was not ready for it.
 func (s scope) fill(name, text string) {
 	s.p.t.Helper()
-	s.focus("textbox", name)
-	for _, typ := range []input.DispatchKeyEventType{input.DispatchKeyEventTypeRawKeyDown, input.DispatchKeyEventTypeKeyUp} {
-		must(s.p.t, do(s.p, input.DispatchKeyEvent, input.DispatchKeyEventParams{
-			Type: typ, Key: "a", Code: "KeyA", WindowsVirtualKeyCode: 65, Modifiers: 2, Commands: []string{"selectAll"},
-		}))
-	}
-	must(s.p.t, s.p.write(text))
+	s.p.eventually(func() error {
+		s.focus("textbox", name)
+		for _, typ := range []input.DispatchKeyEventType{input.DispatchKeyEventTypeRawKeyDown, input.DispatchKeyEventTypeKeyUp} {
+			if err := do(s.p, input.DispatchKeyEvent, input.DispatchKeyEventParams{
+				Type: typ, Key: "a", Code: "KeyA", WindowsVirtualKeyCode: 65, Modifiers: 2, Commands: []string{"selectAll"},
+			}); err != nil {
+				return err
+			}
+		}
+		if err := s.p.write(text); err != nil {
+			return err
+		}
+		n, err := s.one("textbox", name)
+		if err == nil && n.value == "" && text != "" {
+			err = fmt.Errorf("textbox %s is empty still", name)
+		}
+		return err
+	})
 }
 
 // write types text where the keyboard is.
