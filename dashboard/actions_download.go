@@ -8,8 +8,8 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"regexp"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/clawpatrol/clawpatrol/registry"
@@ -73,13 +73,13 @@ func (v actionView) record() []string {
 	return append(record, strconv.FormatInt(v.BytesIn, 10), strconv.FormatInt(v.BytesOut, 10), strconv.FormatInt(v.DurationMS, 10))
 }
 
-// cell keeps a spreadsheet from taking an agent's text for a formula (CWE-1236).
-func cell(text string) string {
-	if text != "" && strings.ContainsRune("=+-@\t\r", rune(text[0])) {
-		return "'" + text
-	}
-	return text
-}
+// formula is where a spreadsheet takes text for a formula (CWE-1236): at the
+// beginning of a cell, and behind a semicolon, which parts cells where the comma is
+// a decimal point.
+var formula = regexp.MustCompile(`(^|;)([=+\-@\t\r＝＋－＠])`)
+
+// cell keeps a spreadsheet from taking an agent's text for a formula.
+func cell(text string) string { return formula.ReplaceAllString(text, "$1'$2") }
 
 // writeCSV writes records as RFC 4180 has them.
 func writeCSV(w io.Writer, records [][]string) error {

@@ -403,6 +403,16 @@ func TestActionDownloads_NoFormulas(t *testing.T) {
 	}
 }
 
+// Where the comma is a decimal point, a spreadsheet parts cells at semicolons.
+func TestActionDownloads_NoFormulasBehindASemicolon(t *testing.T) {
+	g := newOperated(t)
+	g.act(registry.Action{Summary: `x;=HYPERLINK("https://evil.example");;+1; -1 a;b`, Reason: "＝1"})
+	csv := status(t, g.api("GET", "/api/actions.csv", ""), http.StatusOK)
+	if !strings.Contains(csv, `x;'=HYPERLINK(""https://evil.example"");;'+1; -1 a;b`) || !strings.Contains(csv, "'＝1") {
+		t.Errorf("%s", csv)
+	}
+}
+
 func TestActionDownloads_AreFewAndEndWithTheSession(t *testing.T) {
 	g := newOperated(t)
 	for range 1200 {

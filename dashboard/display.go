@@ -17,6 +17,9 @@ const maxShown = 512
 // spelled out. Escaping for HTML is html/template's.
 func shown(s string) string { return shownUpTo(s, maxShown) }
 
+// blanks are letters and symbols that look like nothing at all.
+const blanks = "\u115f\u1160\u2800\u3164\uffa0\U0001d159"
+
 // shownUpTo is shown for what may be longer.
 func shownUpTo(s string, most int) string {
 	var b strings.Builder
@@ -29,7 +32,7 @@ func shownUpTo(s string, most int) string {
 		switch {
 		case r == utf8.RuneError && !strings.HasPrefix(s[i:], "\uFFFD"):
 			fmt.Fprintf(&b, `\x%02x`, s[i])
-		case r == ' ' || unicode.IsPrint(r) && !unicode.Is(unicode.Mn, r):
+		case r == ' ' || unicode.IsPrint(r) && !unicode.Is(unicode.Mn, r) && !strings.ContainsRune(blanks, r):
 			b.WriteRune(r)
 		default:
 			fmt.Fprintf(&b, `\u{%04x}`, r)

@@ -233,13 +233,14 @@ func withoutOwnScripts(page string) string {
 // The registry cleans what it stores; pages do not rely on it.
 func TestShown_SpellsOutWhatDoesNotPrint(t *testing.T) {
 	for in, want := range map[string]string{
-		"build-01 (größe) 東京":         "build-01 (größe) 東京",
-		"a\x00b\nc\x1b[31m":           `a\u{0000}b\u{000a}c\u{001b}[31m`,
-		"\u202egnp.exe\u2069\u200b":   `\u{202e}gnp.exe\u{2069}\u{200b}`,
-		"e\u0301\u00ad\u00a0x":        `e\u{0301}\u{00ad}\u{00a0}x`,
-		"\xff\ufffd\xc3(":             "\\xff\ufffd\\xc3(",
-		strings.Repeat("é", 600):      strings.Repeat("é", 512) + "…",
-		"<b>&amp;</b> stays for html": "<b>&amp;</b> stays for html",
+		"build-01 (größe) 東京":           "build-01 (größe) 東京",
+		"a\x00b\nc\x1b[31m":             `a\u{0000}b\u{000a}c\u{001b}[31m`,
+		"\u202egnp.exe\u2069\u200b":     `\u{202e}gnp.exe\u{2069}\u{200b}`,
+		"e\u0301\u00ad\u00a0x":          `e\u{0301}\u{00ad}\u{00a0}x`,
+		"rm -rf /\u3164tmp\u2800\uffa0": `rm -rf /\u{3164}tmp\u{2800}\u{ffa0}`,
+		"\xff\ufffd\xc3(":               "\\xff\ufffd\\xc3(",
+		strings.Repeat("é", 600):        strings.Repeat("é", 512) + "…",
+		"<b>&amp;</b> stays for html":   "<b>&amp;</b> stays for html",
 	} {
 		if got := dashboard.Shown(in); got != want {
 			t.Errorf("%q is shown as %q, want %q", in, got, want)

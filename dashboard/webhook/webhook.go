@@ -28,6 +28,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -73,7 +74,7 @@ type Config struct {
 type Status struct {
 	Host    string    // where to; the rest of the URL may be a secret
 	Sent    int       // since the start
-	Dropped int       // since the start: not sent, as too many waited or every attempt failed
+	Dropped int       // since the start: not sent, as every attempt failed
 	Problem string    // why the last one failed; empty: it did not
 	Since   time.Time // when they began to fail; zero: they do not
 }
@@ -99,6 +100,9 @@ type announcement struct {
 
 	waits func() bool
 }
+
+// errFull is why something is not queued yet.
+var errFull = errors.New("too much is to be announced: what is left over follows when there is room")
 
 // knownIDs are what waits and has been announced, or waited at the start.
 type knownIDs struct {
@@ -167,8 +171,7 @@ func (w *Webhook) Run(ctx context.Context) error {
 		if n := w.Registry.ApprovalChanges(); n != seen.approvals && w.lookForApprovals(ctx) == nil {
 			seen.approvals = n
 		}
-		if s := w.Registry.Snapshot(); s != seen.snapshot {
-			w.lookForRegistrations(s)
+		if s := w.Registry.Snapshot(); s != seen.snapshot && w.lookForRegistrations(s) == nil {
 			seen.snapshot = s
 		}
 		select {
@@ -186,47 +189,57 @@ func (w *Webhook) lookForApprovals(ctx context.Context) error {
 		return err
 	}
 	known := make(map[registry.ApprovalID]bool)
-	for _, h := range pending {
-		known[h.ID] = true
+	for _, h := range slices.Backward(pending) { // the oldest first
 		if w.known.approvals[h.ID] {
+			known[h.ID] = true
 			continue
 		}
 		name := string(h.Registration)
 		if reg, ok := w.Registry.Snapshot().ByID(h.Registration); ok {
 			name = reg.Name
 		}
-		w.add(announcement{"approval", summary(name + " waits: " + h.Summary), w.Dashboard + "/approvals/" + url.PathEscape(string(h.ID)), func() bool {
+		known[h.ID] = w.add(announcement{"approval", summary(name + " waits: " + h.Summary), w.Dashboard + "/approvals/" + url.PathEscape(string(h.ID)), func() bool {
 			now, err := w.Registry.Approval(ctx, h.ID)
 			return err == nil && now.State == registry.ApprovalPending
 		}})
+		if !known[h.ID] {
+			err = errFull
+		}
 	}
 	w.known.approvals = known
-	return nil
+	return err
 }
 
-func (w *Webhook) lookForRegistrations(s *registry.Snapshot) {
+func (w *Webhook) lookForRegistrations(s *registry.Snapshot) (err error) {
 	known := make(map[registry.ID]bool)
 	for _, reg := range s.All() {
 		if reg.State != registry.Pending {
 			continue
 		}
-		known[reg.ID] = true
 		if w.known.registrations[reg.ID] {
+			known[reg.ID] = true
 			continue
 		}
-		w.add(announcement{"registration", summary(reg.Name + " wants to enrol, from " + reg.Source.String()), w.Dashboard + "/registrations/" + url.PathEscape(string(reg.ID)), func() bool {
+		known[reg.ID] = w.add(announcement{"registration", summary(reg.Name + " wants to enrol, from " + reg.Source.String()), w.Dashboard + "/registrations/" + url.PathEscape(string(reg.ID)), func() bool {
 			now, ok := w.Registry.Snapshot().ByID(reg.ID)
 			return ok && now.State == registry.Pending
 		}})
+		if !known[reg.ID] {
+			err = errFull
+		}
 	}
 	w.known.registrations = known
+	return err
 }
 
-func (w *Webhook) add(a announcement) {
+// add reports whether there was room.
+func (w *Webhook) add(a announcement) bool {
 	select {
 	case w.queue <- a:
+		return true
 	default:
-		w.failed(errors.New("too much is to be announced"))
+		w.late()
+		return false
 	}
 }
 
@@ -236,6 +249,11 @@ func (w *Webhook) send(ctx context.Context) {
 	for {
 		select {
 		case a := <-w.queue:
+			// What is over costs the others no time: whoever asks and goes must not
+			// use up what is sent in a second.
+			if !a.waits() {
+				continue
+			}
 			if limit.Wait(ctx) != nil {
 				return
 			}
@@ -332,6 +350,15 @@ func (w *Webhook) failed(err error) {
 		w.Log.Warn("webhook: what waits for an operator cannot be announced", "host", w.host, "err", err)
 	}
 	w.status.Problem = err.Error()
+}
+
+// late notes that something waits for room. It is no failure: it follows.
+func (w *Webhook) late() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.status.Since.IsZero() {
+		w.status.Problem = errFull.Error()
+	}
 }
 
 func (w *Webhook) succeeded() {

@@ -16,27 +16,67 @@ const (
 	// copySize is that of several packets of channel data, which have 32 KiB. Once
 	// for each read the library tells a sender of room in its window, in a packet:
 	// reads of 32 KiB made that a tenth of what the gateway spent on bulk.
-	copySize  = 256 << 10
-	firstSize = 1 << 10 // of the buffer that an idle stream holds
+	copySize   = 256 << 10
+	packetSize = 32 << 10
+	firstSize  = 1 << 10 // of the buffer that an idle stream holds
 )
 
-var copyBuffers = sync.Pool{New: func() any { return new([copySize]byte) }}
+// maxLarge is how many large buffers there are, over all registrations: an agent
+// that has each of its streams hold one leaves the others the small ones.
+const maxLarge = 256
+
+var (
+	copyBuffers   = sync.Pool{New: func() any { return new([copySize]byte) }}
+	packetBuffers = sync.Pool{New: func() any { return new([packetSize]byte) }}
+	largeOut      = make(chan struct{}, maxLarge)
+)
+
+// buffer is what a stream that is behind reads into.
+type buffer struct {
+	large  *[copySize]byte
+	packet *[packetSize]byte // where there are no large ones left
+}
+
+// get makes b a large one, if there is one, else of the size of a packet.
+func (b *buffer) get() {
+	select {
+	case largeOut <- struct{}{}:
+		b.large = copyBuffers.Get().(*[copySize]byte)
+	default:
+		b.packet = packetBuffers.Get().(*[packetSize]byte)
+	}
+}
+
+func (b *buffer) put() {
+	switch {
+	case b.large != nil:
+		copyBuffers.Put(b.large)
+		<-largeOut
+	case b.packet != nil:
+		packetBuffers.Put(b.packet)
+	}
+	*b = buffer{}
+}
+
+// of is b's, or small where it has none.
+func (b *buffer) of(small []byte) []byte {
+	switch {
+	case b.large != nil:
+		return b.large[:]
+	case b.packet != nil:
+		return b.packet[:]
+	}
+	return small
+}
 
 // relay copies src to dst until one of them ends, past see where that is set, and
-// counts. It holds a large buffer only while there is much to copy.
+// counts. It holds a larger buffer only while there is much to copy.
 func relay(dst io.Writer, src io.Reader, count *atomic.Int64, see func([]byte) error) error {
 	var small [firstSize]byte
-	var large *[copySize]byte
-	defer func() {
-		if large != nil {
-			copyBuffers.Put(large)
-		}
-	}()
+	var more buffer
+	defer more.put()
 	for {
-		p := small[:]
-		if large != nil {
-			p = large[:]
-		}
+		p := more.of(small[:])
 		n, err := src.Read(p)
 		if n > 0 {
 			if see != nil {
@@ -56,11 +96,10 @@ func relay(dst io.Writer, src io.Reader, count *atomic.Int64, see func([]byte) e
 			return err
 		}
 		switch {
-		case large == nil && n == firstSize:
-			large = copyBuffers.Get().(*[copySize]byte)
-		case large != nil && n < firstSize:
-			copyBuffers.Put(large)
-			large = nil
+		case len(p) == firstSize && n == firstSize:
+			more.get()
+		case len(p) > firstSize && n < firstSize:
+			more.put()
 		}
 	}
 }
