@@ -278,7 +278,11 @@ func (c *conversation) hold(h hop, u *unknownHostKey) error {
 		if c.ctx.Err() != nil {
 			return context.Cause(c.ctx)
 		}
-		return &proxy.Refusal{Code: "host_key_refused", Reason: "the host key of " + h.host + " was not accepted: " + err.Error()}
+		refusal := &proxy.Refusal{Code: "host_key_refused", Reason: "the host key of " + h.host + " was not accepted: " + err.Error()}
+		// The connection was allowed before its host showed a key: this is a decision
+		// of its own, and found among what was denied.
+		c.flow.Refuse(c.ctx, summarize("host key", target(h.host, h.port), ": "+u.fingerprints()), refusal)
+		return refusal
 	}
 	return nil
 }

@@ -230,8 +230,12 @@ func TestHostKey_AnOperatorAcceptsIt(t *testing.T) {
 		t.Errorf("%v, told %q", err, told)
 	}
 	l.Eventually(wait, "the refusal is in the log", func() bool {
-		return l.Actions(id)[0].Result != nil && l.Actions(id)[0].Result.Status == "host_key_refused"
+		a := l.Actions(id)
+		return a[1].Result != nil && a[1].Result.Status == "host_key_refused"
 	})
+	if a := l.Actions(id)[0]; a.Verdict != "deny" || !strings.Contains(a.Reason, "looks odd") || !strings.HasPrefix(a.Summary, "host key build.example.com") {
+		t.Errorf("what the operator denied is logged as %+v", a)
+	}
 }
 
 // An agent that hangs up while an operator is asked withdraws the question.
