@@ -60,13 +60,24 @@
     if (card && !parsed(e.detail.serverResponse).querySelector(card)) {
       e.detail.shouldSwap = false;
       tell("not-done", "The gateway did not do that. Reload the page to see why.");
+    } else if (card) {
+      decided = { card: card, height: e.detail.target.getBoundingClientRect().height };
     }
+  });
+
+  // The card that was decided on keeps its height: the second half of a double
+  // click must not meet the next one's button.
+  var decided = null;
+  document.addEventListener("htmx:afterSwap", function () {
+    var card = decided && document.querySelector(decided.card);
+    if (card) card.style.minHeight = decided.height + "px";
+    decided = null;
   });
 
   // Approvals: a part with data-keep keeps its cards where they are, under the
   // thumb, and with what is typed in them. New ones come behind them. One that does
-  // not wait any more says so first, and goes with the next change, unless somebody
-  // types in it.
+  // not wait any more says so in its place and goes later, where no other moves for
+  // it: who asks and goes again must not put its button where another's was.
   function keepCards(part, page) {
     var fresh = parsed(page).getElementById(part.id);
     if (!fresh) return;
@@ -80,10 +91,11 @@
     });
     part.querySelectorAll("[data-card]").forEach(function (card) {
       if (waits.has(card.id)) return;
-      if (!card.matches("article") || (card.hasAttribute("data-over") && !dirty(card))) {
+      if (!card.matches("article") || (card.hasAttribute("data-over") && !dirty(card) && mayGo(card, part))) {
         card.remove();
         return;
       }
+      card.style.minHeight = card.getBoundingClientRect().height + "px";
       card.setAttribute("data-over", "");
       var form = card.querySelector("form");
       if (!form || form.querySelector("button:disabled")) return;
@@ -96,8 +108,15 @@
       link.href = form.getAttribute("action");
       link.textContent = "What has become of it";
       note.append(link);
-      form.before(note);
+      if (dirty(card)) form.before(note);
+      else form.replaceChildren(note);
     });
+  }
+
+  // mayGo says whether a card that is over moves nothing that is in sight by going.
+  // However many come and go, 64 stay at most.
+  function mayGo(card, part) {
+    return card.getBoundingClientRect().top >= window.innerHeight || !part.querySelector("article:not([data-over])") || part.querySelectorAll("[data-over]").length > 64;
   }
 
   function parsed(page) {
