@@ -74,19 +74,22 @@
     decided = null;
   });
 
-  // Approvals: a part with data-keep keeps its cards where they are, under the
+  // A part with data-keep (approvals, pending registrations) keeps its cards where they are, under the
   // thumb, and with what is typed in them. New ones come behind them. One that does
   // not wait any more says so in its place and goes later, where no other moves for
-  // it: who asks and goes again must not put its button where another's was.
+  // it: who asks and goes again must not put its button where another's was. With
+  // data-keep="renew" a card that reads otherwise now is renewed in its place.
   function keepCards(part, page) {
     var fresh = parsed(page).getElementById(part.id);
     if (!fresh) return;
     var waits = new Set();
     fresh.querySelectorAll("[data-card]").forEach(function (card) {
       waits.add(card.id);
-      if (document.getElementById(card.id)) return;
+      var old = document.getElementById(card.id);
+      if (old && (part.getAttribute("data-keep") !== "renew" || dirty(old) || old.outerHTML === card.outerHTML)) return;
       var added = document.importNode(card, true);
-      part.append(added);
+      if (old) old.replaceWith(added);
+      else part.append(added);
       window.htmx.process(added);
     });
     part.querySelectorAll("[data-card]").forEach(function (card) {
