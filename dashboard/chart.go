@@ -22,11 +22,10 @@ type chart struct {
 
 // bar is one of a chart's: the denied part stands on the allowed one.
 type bar struct {
-	X, Width                  int
-	AllowedY, AllowedHeight   int
-	DeniedY, DeniedHeight     int
-	Title                     string // what it says when pointed at, and to a screen reader
-	AllowedCount, DeniedCount int
+	X, Width                int
+	AllowedY, AllowedHeight int
+	DeniedY, DeniedHeight   int
+	Title                   string // what it says when pointed at, and to a screen reader
 }
 
 // newChart draws counts, oldest first.
@@ -39,7 +38,7 @@ func newChart(counts []count) chart {
 	}
 	slot := chartWidth / max(1, len(counts))
 	for i, n := range counts {
-		b := bar{X: i * slot, Width: slot - barGap, AllowedCount: n.allowed, DeniedCount: n.denied,
+		b := bar{X: i * slot, Width: slot - barGap,
 			Title: fmt.Sprintf("%s: %d allowed, %d denied", n.when, n.allowed, n.denied)}
 		b.AllowedHeight, b.DeniedHeight = c.height(n.allowed), c.height(n.denied)
 		b.AllowedY = chartHeight - b.AllowedHeight

@@ -21,7 +21,7 @@ const (
 // code would stand in a page that nobody is logged in for.
 var keptFields = []string{
 	"addresses", "anyway", "blocks", "confirm", "credential", "decision", "endpoint", "for", "from", "had", "host", "name",
-	"pin", "pin4", "pin6", "pin_udp4", "pin_udp6", "port", "profile", "reason", "registration", "rule", "seen",
+	"pin", "pin4", "pin6", "pin_udp4", "pin_udp6", "port", "profile", "reason", "registration", "rule",
 	"seen", "seen4", "seen6", "seen_udp4", "seen_udp6", "since", "source", "text", "ttl", "until", "username", "uses", "verdict", "which",
 }
 

@@ -17,7 +17,6 @@ type systemBody struct {
 	systemView
 	Up       string // how long the gateway has run, roughly
 	DiskLow  bool
-	Live     int // event streams
 	States   []stateCount
 	CAExpiry string // roughly in how long
 }
